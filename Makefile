@@ -1,0 +1,51 @@
+# `make run` runs Postroom on this machine; `make test` tests it; `make check` is what CI runs.
+PYTHON ?= python3
+VENVS := .venvs
+DEV := $(VENVS)/dev/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check lint bench requirements model clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# One environment per image, so that neither can lean on what the other installs.
+$(VENVS)/%/ready: requirements/%.txt
+	@echo "postroom: making the environment $(@D)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "postroom: Python 3.11 or newer is needed; set PYTHON=")'
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+run: $(VENVS)/api/ready $(VENVS)/worker/ready $(VENVS)/local/ready  ## run everything here, until Ctrl-C
+	@exec $(VENVS)/local/bin/python -m local.run
+
+demo: $(VENVS)/local/ready  ## send a few hundred documents to what `make run` runs
+	@$(VENVS)/local/bin/python -m local.demo
+
+lint: $(VENVS)/dev/ready  ## style, types and import contracts
+	$(DEV)/ruff format --check .
+	$(DEV)/ruff check .
+	$(DEV)/mypy
+	$(DEV)/lint-imports
+
+test: $(VENVS)/dev/ready  ## tests, on a real PostgreSQL and a real RabbitMQ
+	$(DEV)/python -m local.install rabbitmq chromium
+	$(DEV)/pytest
+
+check: lint test  ## what CI runs
+
+bench: $(VENVS)/dev/ready  ## compare with one Celery task per document
+	$(DEV)/python -m benchmarks.pipe
+
+model: $(VENVS)/dev/ready  ## train the default model again (SCIKIT_LEARN_DATA names the data home)
+	$(DEV)/python -m worker.classify.train --dataset 20newsgroups
+
+COMPILE = $(DEV)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make requirements"
+requirements: $(VENVS)/dev/ready  ## compile requirements/*.in to pinned, hashed requirements/*.txt
+	$(COMPILE) requirements/dev.in -o requirements/dev.txt
+	for name in api worker local; do $(COMPILE) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt; done
+
+clean:           ## remove the environments and caches; data under .data/ stays
+	rm -rf $(VENVS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
