@@ -1,1 +1,27 @@
+"""The tables, one ORM class each, named in the singular."""
 
+from shared.models.base import Base
+from shared.models.document import Document
+from shared.models.ledger import (
+    Count,
+    CountDelta,
+    LedgerEntry,
+    LedgerProducer,
+    Producer,
+    VoidMessage,
+)
+
+MIGRATION = "20261121_documents"
+"""The migration that makes the tables that these classes describe."""
+
+__all__ = [
+    "MIGRATION",
+    "Base",
+    "Count",
+    "CountDelta",
+    "Document",
+    "LedgerEntry",
+    "LedgerProducer",
+    "Producer",
+    "VoidMessage",
+]

@@ -1,0 +1,179 @@
+"""Reading a request's body: its type, its encoding, its size, its JSON.
+
+Every limit is checked while the body comes in, and before anything is unpacked that need not be.
+"""
+
+import json
+import zlib
+from collections.abc import AsyncIterator, Collection, Iterator
+from typing import Any, Final
+
+import orjson
+from fastapi import Request
+
+from api.errors import ContentTooLarge, Invalid, Malformed, UnsupportedMediaType
+from api.schemas.problem import FieldError
+from api.settings import MAX_BODY_BYTES
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+
+_GZIP: Final = zlib.MAX_WBITS | 16
+
+
+def media_type(request: Request, known: Collection[str]) -> str:
+    """Return the body's media type, one of `known`.
+
+    Raises:
+        UnsupportedMediaType: it is none of them; the detail names the header to send.
+    """
+    value = request.headers.get("content-type", "")
+    sent = value.partition(";")[0].strip().lower()
+    if sent not in known:
+        wanted = " or ".join(f"Content-Type: {each}" for each in known)
+        shown = f"{value[:100]!r}" if value else "none"
+        raise UnsupportedMediaType(f"Send {wanted}; the request had {shown}.")
+    return sent
+
+
+async def read(request: Request) -> bytes:
+    """Return the body, unpacked.
+
+    Raises:
+        ContentTooLarge: it has more than `MAX_BODY_BYTES`, packed or unpacked.
+        Malformed: it says gzip and is none.
+        UnsupportedMediaType: it is packed in another way.
+    """
+    _check_length(request)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        chunks: AsyncIterator[bytes] = request.stream()
+    elif encoding == "gzip":
+        chunks = _unzip(request.stream())
+    else:
+        raise UnsupportedMediaType(
+            f"Send Content-Encoding: gzip or none; the request had {encoding[:100]!r}.",
+            headers={"Accept-Encoding": "gzip"},
+        )
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def _check_length(request: Request) -> None:
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> ContentTooLarge:
+    return ContentTooLarge(f"The body must not have more than {MAX_BODY_BYTES} bytes.")
+
+
+async def _unzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Unpack gzip, never more than one byte beyond the limit, whatever was packed."""
+    unpacker = zlib.decompressobj(_GZIP)
+    left = MAX_BODY_BYTES + 1
+    async for chunk in chunks:
+        packed = chunk
+        while packed and left > 0:
+            if unpacker.eof:  # a gzip file may be several, one after the other
+                unpacker = zlib.decompressobj(_GZIP)
+            try:
+                unpacked = unpacker.decompress(packed, left)
+            except zlib.error as error:
+                raise Malformed(f"The body is not gzip: {error}.") from error
+            left -= len(unpacked)
+            packed = unpacker.unused_data
+            yield unpacked
+    if left > 0 and not unpacker.eof:
+        raise Malformed("The body ends before its gzip data does.")
+
+
+def parse(body: bytes) -> Any:
+    """Return the JSON value of a whole body.
+
+    Raises:
+        Malformed: it is no JSON; the detail says where.
+        Invalid: it is JSON as Python reads it, but has a value that is none (NaN, a number out
+            of range, half a surrogate pair); `errors` names it.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if (place := _not_utf8(body)) is not None:
+            raise Malformed(f"The body is not UTF-8: see byte {place}.") from error
+        if errors := _explain(body):
+            raise Invalid("The body has values that JSON does not.", errors=errors) from error
+        raise Malformed(f"The body is no JSON: {error}.") from error
+
+
+def parse_line(line: bytes) -> tuple[Any, list[FieldError]]:
+    """Return the JSON value of one line, and what is wrong with it."""
+    try:
+        return orjson.loads(line), []
+    except orjson.JSONDecodeError as error:
+        if (place := _not_utf8(line)) is not None:
+            return None, [FieldError(pointer="", detail=f"is not UTF-8: see byte {place}")]
+        return None, _explain(line) or [FieldError(pointer="", detail=f"is no JSON: {error}")]
+
+
+def lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield each line that is not blank, with its number, counted from 1."""
+    for number, line in enumerate(body.split(b"\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def _not_utf8(body: bytes) -> int | None:
+    """Return the place of the first byte that is not UTF-8, counted from 0."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def _explain(body: bytes) -> list[FieldError]:
+    """Name the values that only a lenient parser takes; nothing if it is no JSON at all."""
+    try:
+        value = json.loads(body, parse_int=_integer)
+    except (ValueError, RecursionError):
+        return []
+    return [FieldError.of(place, detail) for place, detail in _impossible(value)]
+
+
+def _integer(digits: str) -> float | int:
+    # Python refuses to read thousands of digits, and no double holds them: infinity stands for it.
+    return int(digits) if len(digits) < 300 else float("inf")  # noqa: PLR2004
+
+
+def _impossible(root: Any) -> Iterator[tuple[list[str | int], str]]:
+    """Yield place and reason of each value that is not JSON, without recursion."""
+    waiting: list[tuple[list[str | int], Any]] = [([], root)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [([*place, _shown(key)], each) for key, each in value.items()]
+            waiting += [([*place, _shown(key)], key) for key in value]
+        elif isinstance(value, list):
+            waiting += [([*place, index], each) for index, each in enumerate(value)]
+        elif isinstance(value, float) and not float("-inf") < value < float("inf"):
+            yield place, "must be a number that a 64-bit float can hold"
+        elif isinstance(value, str) and not _encodable(value):
+            yield place, "must not contain half of a surrogate pair"
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(key: str) -> str:
+    return key.encode(errors="backslashreplace").decode()

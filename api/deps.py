@@ -1,0 +1,149 @@
+"""What the routes work with: made once a process, in the lifespan of the app."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Final, TypeVar
+
+import structlog
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from api.intake import Intake
+from api.settings import ApiSettings
+from shared.account import Account
+from shared.db import Database
+from shared.errors import BrokerUnavailable, DatabaseUnavailable
+from shared.queue import Publisher, celery_app
+from shared.revision import Clock
+from shared.store import ledger
+
+ResultT = TypeVar("ResultT")
+
+_DATABASE_SECONDS: Final = 4.5
+_BROKER_SECONDS: Final = 2.0
+_EVERY_SECONDS: Final = 1.0
+
+logger = structlog.get_logger(__name__)
+
+
+class DatabaseThreads:
+    """Runs transactions in threads, as many as there are connections, each under a deadline."""
+
+    def __init__(self, database: Database, size: int) -> None:
+        self._database = database
+        self._threads = ThreadPoolExecutor(size, "database")
+
+    async def run(self, action: Callable[[Session], ResultT]) -> ResultT:
+        """Return what `action` returns, in a transaction of its own.
+
+        Raises:
+            DatabaseUnavailable: the database is away, or did not answer within the deadline,
+                the wait for a thread included. A write may have been done all the same.
+        """
+        call = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, action)
+        try:
+            async with asyncio.timeout(_DATABASE_SECONDS):
+                return await call
+        except TimeoutError as error:
+            raise DatabaseUnavailable("no answer in time") from error
+
+    def close(self) -> None:
+        """Give up what waits, and close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._database.close()
+
+    def _transact(self, action: Callable[[Session], ResultT]) -> ResultT:
+        with self._database.transaction() as session:
+            return action(session)
+
+
+class Services:
+    """Everything behind the routes."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self.settings = settings
+        self.clock = Clock()
+        self._account = Account(uuid7())
+        app = celery_app(settings.broker_url.get_secret_value())
+        self._publisher = Publisher(app, self._account)
+        self.intake = Intake(self._publisher)
+        database = Database(
+            settings.database_url.get_secret_value(),
+            pool_size=settings.db_pool_size,
+            statement_seconds=4,
+            application="postroom-api",
+        )
+        self.database = DatabaseThreads(database, settings.db_pool_size)
+
+    async def keep_account(self) -> None:
+        """Write a mark every second, until cancelled; say once that it fails, and once that not."""
+        failing = False
+        while True:
+            try:
+                await self._mark()
+            except DatabaseUnavailable as error:
+                if not failing:
+                    logger.warning("marks cannot be written", reason=str(error))
+                failing = True
+            else:
+                if failing:
+                    logger.info("marks are written again")
+                failing = False
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    async def keep_queues(self) -> None:
+        """Declare the queues, at start and again whenever a publish has failed, until cancelled."""
+        failing = False
+        while True:
+            if not self._publisher.declared:
+                try:
+                    await asyncio.to_thread(self._publisher.declare)
+                except BrokerUnavailable as error:
+                    if not failing:
+                        logger.warning("queues cannot be declared", reason=str(error))
+                    failing = True
+                else:
+                    logger.info("queues declared")
+                    failing = False
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    async def check_broker(self) -> None:
+        """See whether the broker takes documents.
+
+        Raises:
+            BrokerUnavailable: it does not.
+        """
+        try:
+            async with asyncio.timeout(_BROKER_SECONDS):
+                await asyncio.to_thread(self._publisher.check)
+        except TimeoutError as error:
+            raise BrokerUnavailable("no answer in time") from error
+
+    async def close(self) -> None:
+        """Publish what is accepted, write the last mark, close all connections."""
+        await asyncio.to_thread(self.intake.close)
+        try:
+            await self._mark(closed=True)
+        except DatabaseUnavailable as error:
+            logger.warning("the last mark cannot be written", reason=str(error))
+        self._publisher.close()
+        self.database.close()
+
+    async def _mark(self, *, closed: bool = False) -> None:
+        mark = self._account.mark(closed=closed)
+        try:
+            await self.database.run(lambda session: ledger.mark(session, mark))
+        except BaseException:
+            self._account.unwritten(mark)
+            raise
+
+
+def services(request: Request) -> Services:
+    """Return the services of the app that serves the request."""
+    found: Services = request.app.state.services
+    return found
+
+
+ServicesDep = Annotated[Services, Depends(services)]

@@ -1,0 +1,139 @@
+"""Problem details (RFC 9457): every error of the API has this one shape.
+
+    Problem
+    ├── Malformed              400  the body is no JSON
+    ├── ContentTooLarge        413  the body is too large
+    ├── UnsupportedMediaType   415  the body's type or encoding is not one of ours
+    └── Invalid                422  a field is wrong; `errors` names it
+
+Errors of the domain, from `shared.errors`, get their status in `_DOMAIN`.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api.schemas.problem import FieldError
+from shared.errors import BrokerUnavailable, DatabaseUnavailable, DocumentNotFound, PostroomError
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+logger = structlog.get_logger(__name__)
+
+
+class Problem(Exception):
+    """An error with a status, as the client shall see it."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers
+
+
+class Malformed(Problem):
+    """The body is no JSON at all."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class ContentTooLarge(Problem):
+    """The body is larger than we take."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(Problem):
+    """The body's type or encoding is none that this route reads."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class Invalid(Problem):
+    """Fields of the request are wrong; `errors` names each."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+_DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int]]] = {
+    BrokerUnavailable: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The broker did not confirm the message, so nothing was accepted. Send it again.",
+        1,
+    ),
+    DatabaseUnavailable: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The database does not answer at the moment. Try again.",
+        1,
+    ),
+    DocumentNotFound: (
+        HTTPStatus.NOT_FOUND,
+        "No document of this id is stored. It may be on its way, deleted, or unknown.",
+        1,
+    ),
+}
+"""Status, detail and seconds of `Retry-After` for each error of the domain."""
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with problem details."""
+
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> Response:
+        return render(request, error.status, error.detail, error.errors, error.headers)
+
+    @app.exception_handler(PostroomError)
+    async def domain(request: Request, error: PostroomError) -> Response:
+        status, detail, seconds = _DOMAIN[type(error)]
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            logger.warning("request refused", error=type(error).__name__, reason=str(error))
+        return render(request, status, detail, headers={"Retry-After": str(seconds)})
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(request: Request, error: RequestValidationError) -> Response:
+        errors = [FieldError.of(each["loc"], each["msg"]) for each in error.errors()]
+        return render(request, Invalid.status, "The request has wrong parameters.", errors)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        return render(request, HTTPStatus(error.status_code), error.detail, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        logger.error("request failed", path=request.url.path, exc_info=error)
+        return render(request, Problem.status, "Postroom failed. Its log says why.")
+
+
+def render(
+    request: Request,
+    status: HTTPStatus,
+    detail: str,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a response with problem details."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+        "request_id": request.state.request_id,
+    }
+    if errors:
+        body["errors"] = [each.model_dump() for each in errors]
+    return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)

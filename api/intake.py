@@ -1,0 +1,159 @@
+"""The hot path: stamps documents, collects the waiting ones into messages, publishes them.
+
+There is no timer. A message leaves as soon as a publisher thread is free, with all documents that
+wait by then: alone when it is quiet, up to a hundred at once when it is not.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+from uuid import UUID, uuid5
+
+import orjson
+from uuid_utils.compat import uuid7
+
+from api.schemas.document import DocumentIn
+from shared.errors import BrokerUnavailable
+from shared.messages import INGEST, Document, Envelope, describe
+from shared.queue import PUBLISHER_THREADS, Publisher
+from shared.revision import Clock
+
+NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a11")
+"""Namespace of the ids made from `external_id`. Never to change: the same key, the same id."""
+
+_MESSAGE_DOCUMENTS: Final = 100
+_MESSAGE_BYTES: Final = 200_000
+_CONFIRM_SECONDS: Final = 1.8
+
+
+def stamped(document: DocumentIn, clock: Clock, request_id: str) -> Document:
+    """Return an accepted document as it travels: with its id and its stamp."""
+    message: Document = {
+        "id": str(document.id or _made_id(document)),
+        "stamp": clock.stamp(),
+        "accepted_at": datetime.now(UTC).isoformat(),
+        "content": document.content,
+        "request_id": request_id,
+    }
+    if document.id is not None or document.external_id is not None:
+        message["may_exist"] = True
+    if document.metadata:
+        message["metadata"] = document.metadata
+    if document.source is not None:
+        message["source"] = document.source
+    if document.external_id is not None:
+        message["external_id"] = document.external_id
+    if "label" in document.model_fields_set:
+        message["label"] = document.label
+    return message
+
+
+def _made_id(document: DocumentIn) -> UUID:
+    if document.external_id is None:
+        return uuid7()
+    return uuid5(NAMESPACE, orjson.dumps([document.source, document.external_id]).decode())
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Documents that one caller waits for. A batch is a message of its own."""
+
+    documents: Sequence[Document]
+    size: int
+    batch: bool
+    confirmed: asyncio.Future[Envelope]
+
+
+class Intake:
+    """Publishes what is handed to it; for use on one event loop."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._threads = ThreadPoolExecutor(PUBLISHER_THREADS, "publisher")
+        self._waiting: deque[_Waiting] = deque()
+        self._busy = 0
+
+    async def accept(self, document: Document, size: int) -> Envelope:
+        """Publish one document, together with others that wait; return once it is confirmed.
+
+        Args:
+            document: stamped.
+            size: its size in bytes, roughly.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm in time. Nothing was promised.
+        """
+        return await self._confirmed([document], size, batch=False)
+
+    async def accept_batch(self, documents: Sequence[Document], size: int) -> Envelope:
+        """Publish documents as one message of their own; see `accept`."""
+        return await self._confirmed(documents, size, batch=True)
+
+    def close(self) -> None:
+        """Let the threads end, once they have published what they hold."""
+        self._threads.shutdown()
+
+    async def _confirmed(
+        self, documents: Sequence[Document], size: int, *, batch: bool
+    ) -> Envelope:
+        confirmed: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(documents, size, batch, confirmed))
+        self._publish_waiting()
+        try:
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                return await confirmed
+        except TimeoutError as error:
+            raise BrokerUnavailable("no confirm in time") from error
+
+    def _publish_waiting(self) -> None:
+        """Hand messages to the free threads."""
+        while self._busy < PUBLISHER_THREADS and (group := self._take()):
+            self._busy += 1
+            task = asyncio.get_running_loop().run_in_executor(
+                self._threads, self._publish, [each for one in group for each in one.documents]
+            )
+            task.add_done_callback(partial(self._resolve, group))
+
+    def _take(self) -> list[_Waiting]:
+        """Take the next message's callers off the queue, leaving out those who have given up."""
+        group: list[_Waiting] = []
+        size = 0
+        while self._waiting:
+            first = self._waiting[0]
+            if not first.confirmed.done():
+                if group and (first.batch or size + first.size > _MESSAGE_BYTES):
+                    break
+                group.append(first)
+                size += first.size
+            self._waiting.popleft()
+            if first.batch or len(group) == _MESSAGE_DOCUMENTS:
+                break
+        return group
+
+    def _publish(self, documents: list[Document]) -> Envelope:
+        return self._publisher.publish(
+            INGEST,
+            {"documents": documents},
+            documents=len(documents),
+            summary=describe(documents),
+        )
+
+    def _resolve(self, group: list[_Waiting], done: asyncio.Future[Envelope]) -> None:
+        """Tell the callers, and publish what has collected meanwhile."""
+        self._busy -= 1
+        error = done.exception()
+        for each in group:
+            if each.confirmed.done():
+                continue
+            if error is None:
+                each.confirmed.set_result(done.result())
+            else:
+                # One error, raised by many callers, would collect all their tracebacks.
+                each.confirmed.set_exception(copy(error))
+        self._publish_waiting()

@@ -1,0 +1,71 @@
+"""The schema of what FastAPI cannot see by itself: bodies that the routes read on their own."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api.errors import MEDIA_TYPE
+from api.schemas.document import DocumentIn
+from api.schemas.problem import ProblemOut
+
+_BODIES: Final[tuple[type[BaseModel], ...]] = (DocumentIn, ProblemOut)
+_REF: Final = "#/components/schemas/{model}"
+
+_REASONS: Final = {
+    400: "The body is not JSON.",
+    404: "No document of this id is stored: it is on its way, was deleted, or is unknown.",
+    413: "The body is too large.",
+    415: "The body's type or encoding is not supported.",
+    422: "A field or parameter is wrong; `errors` names it.",
+    503: "The broker or the database does not answer. Nothing was accepted; try again.",
+}
+
+
+def ref(model: type[BaseModel]) -> dict[str, str]:
+    """Return a reference to a model's schema."""
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def request_body(contents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads its body itself.
+
+    Args:
+        contents: the schema for each media type.
+    """
+    content = {media_type: {"schema": schema} for media_type, schema in contents.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that can fail in these ways."""
+    return {status: _problem(_REASONS[status]) for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Complete the schema that `app` serves."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in _BODIES], ref_template=_REF
+            )
+            schemas.update(definitions["$defs"])
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    operation["responses"]["default"] = _problem("Any other error.")
+                    if "422" in operation["responses"]:
+                        operation["responses"]["422"] = _problem(_REASONS[422])
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": ref(ProblemOut)}}}

@@ -1,0 +1,25 @@
+"""Settings of the API."""
+
+from pydantic import Field
+
+from shared.settings import SharedSettings
+
+MAX_BODY_BYTES = 8 << 20
+"""Bytes of a request's body at most, also once it is unpacked: a batch becomes one message."""
+
+MAX_BATCH = 1_000
+"""Documents in one batch at most."""
+
+
+class ApiSettings(SharedSettings):
+    """What the API needs to know besides where database and broker are."""
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=1, le=65_535)
+    root_path: str = Field("", pattern=r"^(/[^/?#]+)*$", description="path prefix of a proxy")
+    forwarded_allow_ips: str = Field(
+        "127.0.0.1", description="proxies whose forwarded headers are believed"
+    )
+    max_content_bytes: int = Field(
+        1 << 20, ge=1, le=MAX_BODY_BYTES, description="UTF-8 bytes of a document's content at most"
+    )

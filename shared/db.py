@@ -1,0 +1,78 @@
+"""The database: one engine a process, and `transaction()`, the only commit in the code base."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from shared.errors import DatabaseUnavailable
+
+# A server that is cut off would hang psycopg2 for ever, where no statement timeout can fire.
+_SOCKET: Final = {
+    "connect_timeout": 2,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database. Nothing is opened before first use."""
+
+    def __init__(
+        self, url: str, *, pool_size: int, statement_seconds: float, application: str
+    ) -> None:
+        """Prepare the pool.
+
+        Args:
+            url: `postgresql+psycopg2://…`.
+            pool_size: connections at most.
+            statement_seconds: time after which PostgreSQL gives a statement up.
+            application: what `pg_stat_activity` shows.
+        """
+        self._engine: Engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=2,
+            pool_pre_ping=True,
+            connect_args={
+                **_SOCKET,
+                "application_name": application,
+                "options": f"-c statement_timeout={int(statement_seconds * 1000)} -c timezone=UTC",
+            },
+        )
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Yield a session; commit at the end of the block, roll back if it raises.
+
+        Raises:
+            DatabaseUnavailable: the database is away, too slow, or ended the transaction for
+                a reason that passes (deadlock, shutdown). Doing it again is safe.
+        """
+        try:
+            with Session(self._engine, expire_on_commit=False) as session:
+                yield session
+                session.commit()
+        except (PoolTimeoutError, OperationalError, InterfaceError) as error:
+            raise DatabaseUnavailable(_reason(error)) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable(_reason(error)) from error
+            raise
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._engine.dispose()
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split()) or type(cause).__name__

@@ -1,0 +1,327 @@
+"""The broker: queues, Celery's settings, and a publisher that knows what became of a message.
+
+Celery's defaults lose messages; each setting here that differs has a reason, and the tests on a
+real broker hold it to that.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from threading import BoundedSemaphore, Lock
+from time import monotonic
+from typing import Any, Final, cast
+
+import orjson
+from amqp.exceptions import AMQPError
+from celery import Celery
+from kombu import Connection, Exchange, Queue
+from kombu.exceptions import ChannelError, OperationalError
+from kombu.serialization import register
+
+from shared.account import Account
+from shared.errors import BrokerUnavailable
+from shared.messages import DEAD_QUEUE, INGEST_QUEUE, MAINTAIN_QUEUE, Envelope, Message
+
+PUBLISHER_THREADS: Final = 4
+"""Publishes under way at once, each on a connection of its own: more were slower when measured."""
+
+DELIVERY_LIMIT: Final = 20
+"""Deliveries after which a message is dead: deploys and broker restarts count, too."""
+
+# Arguments of a queue are part of its identity: a broker answers 406 to whoever declares it with
+# others. So they are constants; what an operator may tune is checked in the API instead.
+_QUORUM: Final = {"x-queue-type": "quorum"}
+_DOCUMENTS: Final = _QUORUM | {
+    "x-delivery-limit": DELIVERY_LIMIT,
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": DEAD_QUEUE,
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+    "x-max-length-bytes": 8 << 30,
+}
+_TICKS: Final = {"x-message-ttl": 60_000}
+
+
+def _queue(name: str, arguments: dict[str, Any]) -> Queue:
+    return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments=arguments)
+
+
+QUEUES: Final = {
+    queue.name: queue
+    for queue in (
+        _queue(DEAD_QUEUE, _QUORUM),
+        _queue(INGEST_QUEUE, _DOCUMENTS),
+        _queue(MAINTAIN_QUEUE, _TICKS),
+    )
+}
+
+_SLOW_SECONDS: Final = 0.8
+"""A publish that took longer to fail has met a broker that hangs: the next ones are spared it."""
+
+_QUICK_SECONDS: Final = 0.3
+"""A publish that failed sooner is tried once more: its connection may just have been a dead one."""
+
+logger = logging.getLogger(__name__)
+
+
+# What kombu and the transports raise; amqp's own errors are kombu's channel errors or `OSError`s
+# once Celery has wrapped them, and bare while a connection is made.
+_FAULTS: Final[tuple[type[Exception], ...]] = (OperationalError, ChannelError, AMQPError, OSError)
+
+
+class BrokerBlocked(ConnectionError):
+    """The broker takes nothing at the moment: a memory or disk alarm."""
+
+
+def celery_app(broker_url: str) -> Celery:
+    """Return a Celery app for the broker at `broker_url`; the worker adds its own settings.
+
+    Nothing is opened yet. Messages are JSON both ways, written and read by orjson.
+    """
+    # A name of its own for the writer: events and control replies keep kombu's, which knows
+    # more types. Both write application/json, which orjson reads.
+    # The stubs know text only; kombu takes bytes as they are.
+    encode = cast("Callable[[Any], str]", orjson.dumps)
+    register("orjson", encode, orjson.loads, "application/json", "utf-8")
+    spool = broker_url.startswith("spool://")
+    if spool:
+        import shared.spool  # noqa: F401, PLC0415  # registers the transport; only who uses it loads it
+    app = Celery("postroom", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="orjson",
+        task_ignore_result=True,
+        task_queues=list(QUEUES.values()),
+        task_default_queue=INGEST_QUEUE,
+        task_create_missing_queues=False,  # a misspelt name would declare a classic queue
+        task_publish_retry=False,  # the default publishes twice and sleeps in between
+        broker_connection_timeout=1,
+        broker_pool_limit=PUBLISHER_THREADS,
+        broker_transport_options={} if spool else _confirmed(broker_url),
+    )
+    return app
+
+
+def _confirmed(broker_url: str) -> dict[str, Any]:
+    hosts = broker_url.count(";") + 1
+    return {
+        "confirm_publish": True,
+        "read_timeout": 1,
+        "write_timeout": 1,
+        # One host: fail at once, the publisher decides. Several: try the next one.
+        "max_retries": 0 if hosts == 1 else 1,
+        "on_blocked": _on_blocked,
+    }
+
+
+def _on_blocked(reason: str) -> None:
+    raise BrokerBlocked(reason)
+
+
+def declare(connection: Connection) -> None:
+    """Declare every queue; harmless where they exist.
+
+    Raises:
+        kombu.exceptions.OperationalError, ChannelError, OSError: the broker cannot be reached,
+            or has a queue of that name with other arguments.
+    """
+    with connection.channel() as channel:
+        for queue in QUEUES.values():
+            queue(channel).declare()
+
+
+class Publisher:
+    """Publishes messages and returns only when the broker has each one safe.
+
+    Blocking: use it from threads, at most `PUBLISHER_THREADS` at a time. A call takes at most
+    about two seconds, whatever the broker does.
+
+    Attributes:
+        account: numbers the messages.
+        declared: whether the queues are there, as far as is known; see `declare`.
+    """
+
+    def __init__(self, app: Celery, account: Account) -> None:
+        self.account = account
+        self.declared = False
+        self._app = app
+        # The pool's own limit does not bound the wait for a connection.
+        self._free = BoundedSemaphore(PUBLISHER_THREADS)
+        self._breaker = _Breaker()
+
+    def publish(
+        self, message: Message, payload: dict[str, Any], *, documents: int, summary: str
+    ) -> Envelope:
+        """Publish `message` and return its envelope once the broker has confirmed it.
+
+        Args:
+            message: which task, on which queue.
+            payload: the task's keyword arguments.
+            documents: how many documents the payload carries.
+            summary: what dashboards show in place of the payload.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm. The message's number is void; the
+                message may have arrived all the same.
+        """
+        with self._slot(), self._breaker.attempt() as attempt:
+            envelope = self.account.number(documents)
+            try:
+                self._send(message, payload, envelope, summary, attempt)
+            except BaseException:
+                self.account.void(envelope)
+                self.declared = False  # a broker that was made anew has no queues
+                raise
+        return envelope
+
+    def declare(self) -> None:
+        """Declare every queue.
+
+        Raises:
+            BrokerUnavailable: the broker cannot be reached or refuses.
+        """
+        with self._connection() as connection:
+            declare(connection)
+        self.declared = True
+
+    def check(self) -> None:
+        """See whether the broker is there and has the queue for documents.
+
+        Raises:
+            BrokerUnavailable: it cannot be reached, or the queue is missing.
+        """
+        with self._connection() as connection, connection.channel() as channel:
+            QUEUES[INGEST_QUEUE](channel).queue_declare(passive=True)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._app.close()
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._free.acquire(timeout=0.5):
+            raise BrokerUnavailable("all connections to the broker are busy")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """Yield a connection outside the pool, dropped without a handshake afterwards."""
+        connection = self._app.connection_for_write()
+        try:
+            yield connection
+        except _FAULTS as error:
+            raise BrokerUnavailable(_reason(error)) from error
+        finally:
+            connection.collect()
+
+    def _send(
+        self,
+        message: Message,
+        payload: dict[str, Any],
+        envelope: Envelope,
+        summary: str,
+        attempt: "_Attempt",
+    ) -> None:
+        """Send, and once more if the first try failed at once, as after a broker's restart."""
+        for last in (False, True):
+            start = monotonic()
+            try:
+                self._send_once(message, payload, envelope, summary)
+            except _FAULTS as error:
+                seconds = monotonic() - start
+                blocked = isinstance(error.__cause__, BrokerBlocked)
+                if blocked or seconds > _SLOW_SECONDS:
+                    attempt.failed = True
+                if last or blocked or seconds > _QUICK_SECONDS or isinstance(error, ChannelError):
+                    raise BrokerUnavailable(_reason(error)) from error
+            else:
+                return
+
+    def _send_once(
+        self, message: Message, payload: dict[str, Any], envelope: Envelope, summary: str
+    ) -> None:
+        producer = self._app.amqp.producer_pool.acquire(block=True, timeout=0.5)
+        try:
+            self._app.send_task(
+                message.task,
+                kwargs=payload,
+                task_id=envelope.task_id,
+                headers=envelope.headers(),
+                producer=producer,
+                # A Queue object: given a name, Celery would fall back to its default queue.
+                queue=QUEUES[message.queue],  # type: ignore[arg-type]  # the stubs know names only
+                declare=[],  # nothing is made on the way; the queues are declared at start
+                mandatory=True,
+                delivery_mode=2,
+                retry=False,
+                timeout=1,
+                confirm_timeout=1,
+                argsrepr=summary,
+                kwargsrepr="",
+                ignore_result=True,
+                add_to_parent=False,
+            )
+        except BaseException:
+            # Drop the socket without a handshake, which has no time limit. Late confirms, which
+            # would be taken for those of the next message, die with it.
+            if producer.connection is not None:
+                producer.connection.collect()
+            raise
+        finally:
+            producer.release()
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
+
+
+class _Attempt:
+    """One pass through the breaker; `failed` is set when the broker was slow or blocked."""
+
+    failed = False
+
+
+class _Breaker:
+    """After a slow or blocked publish, refuses at once for a second; then lets one probe through.
+
+    Without it every caller would wait for the timeout in turn, and under a memory alarm each
+    refused message would still be taken by the broker.
+    """
+
+    _SECONDS: Final = 1.0
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._open_until = 0.0
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[_Attempt]:
+        self._enter()
+        attempt = _Attempt()
+        try:
+            yield attempt
+        except BaseException:
+            if attempt.failed or self._open_until:
+                self._set(monotonic() + self._SECONDS)
+            raise
+        self._set(0.0)
+
+    def _enter(self) -> None:
+        with self._lock:
+            now = monotonic()
+            if now < self._open_until:
+                raise BrokerUnavailable("the broker did not answer a moment ago")
+            if self._open_until:  # a probe: the others go on being refused until it is back
+                self._open_until = now + 2 * self._SECONDS
+
+    def _set(self, open_until: float) -> None:
+        with self._lock:
+            if self._open_until and not open_until:
+                logger.info("the broker confirms again")
+            if open_until and not self._open_until:
+                logger.warning("the broker does not confirm")
+            self._open_until = open_until

@@ -1,0 +1,414 @@
+"""Documents: the write of a whole message, the delete, and the reads.
+
+The order of the statements in `write` is what keeps many writers from deadlock: new rows first, in
+the order of their ids, then locks on old rows in the order of theirs. A transaction that waits
+for a new id holds only smaller new ids; one that waits for an old row holds only smaller old ones.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy import ColumnElement, RowMapping, TextClause, func, literal, select, text, tuple_
+from sqlalchemy.orm import Session
+
+from shared import decide
+from shared.decide import Change, Decision, MetadataPatch, Prediction, Put, Stored
+from shared.messages import Envelope
+from shared.models import Document
+from shared.store import ledger
+from shared.store.page import Cursor
+
+
+class Vanished(Exception):
+    """A row that a hint knew is gone: purged meanwhile. Write again, without the hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A full write of one document: what `decide` needs, and what it does not look at.
+
+    Attributes:
+        id: UUID as text.
+        put: the operation.
+        content: the text.
+        accepted_at: RFC 3339.
+    """
+
+    id: str
+    put: Put
+    content: str
+    accepted_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which documents to list; None means any."""
+
+    category: str | None = None
+    source: str | None = None
+    external_id: str | None = None
+    status: str | None = None
+
+
+def hash_content(content: str) -> bytes:
+    """Return the digest by which identical contents are known: BLAKE2b, 32 bytes."""
+    return blake2b(content.encode(), digest_size=32).digest()
+
+
+def known(session: Session, ids: Collection[str]) -> dict[str, bytes | None]:
+    """Return the ids that have a row, each with the digest of its content.
+
+    The digest is None where the content must be classified again whatever it is: in a tombstone,
+    or where classifying it failed. It is a hint only: nothing is locked.
+    """
+    rows = session.execute(_KNOWN, {"ids": list(ids)})
+    return {row.id: None if row.content_hash is None else bytes(row.content_hash) for row in rows}
+
+
+def write(
+    session: Session, envelope: Envelope, writes: Sequence[Write], known_ids: Collection[str]
+) -> str:
+    """Write the documents of one message and its ledger entry; return a letter a document.
+
+    Args:
+        session: a transaction's session. Roll it back if this raises.
+        envelope: the message's identity.
+        writes: the documents in the message's order; an id may come more than once.
+        known_ids: ids that have a row already, as far as `known` said.
+
+    Raises:
+        ledger.AlreadyAccounted: this message was processed before.
+        decide.NeedsClassification: the hint was wrong about an unchanged content.
+        Vanished: the hint was wrong about an existing row.
+    """
+    written = _Written(envelope.task_id, writes)
+    new = sorted(written.writes_of.keys() - set(known_ids))
+    inserted = _insert(session, written, new)
+    _update(session, written, sorted(written.writes_of.keys() - inserted))
+    ledger.record(session, envelope, written.outcomes(), decide.deltas(written.changes))
+    return written.outcomes()
+
+
+def delete(session: Session, document_id: UUID, now: int) -> int:
+    """Leave a tombstone, whether the document is stored, still queued, or unknown.
+
+    Args:
+        session: a transaction's session.
+        document_id: the document.
+        now: the next stamp of the API process.
+
+    Returns:
+        The tombstone's revision, for that process's clock to observe.
+    """
+    key = str(document_id)
+    stored = _lock(session, [key]).get(key)
+    if stored is None:
+        row = decide.delete(None, now).row
+        if row is not None and session.execute(_BURY, {"id": key, "stamp": row.revision}).first():
+            return row.revision
+        stored = _lock(session, [key])[key]  # somebody stored it between the two statements
+    decision = decide.delete(stored, now)
+    assert decision.row is not None  # noqa: S101  # a delete always leaves a row
+    session.execute(_ERASE, {"id": key, "stamp": decision.row.revision})
+    ledger.record_deltas(session, decide.deltas([(stored, decision.row)]))
+    return decision.row.revision
+
+
+def purge_tombstones(session: Session, days: int, limit: int) -> int:
+    """Remove up to `limit` tombstones that are older than `days`; return how many."""
+    rows = session.execute(_PURGE, {"days": days, "limit": limit}).all()
+    return len(rows)
+
+
+def get(session: Session, document_id: UUID) -> Document | None:
+    """Return a document, or None where there is none, or only its tombstone."""
+    return session.scalar(
+        select(Document).where(Document.id == document_id, Document.content.is_not(None))
+    )
+
+
+def page(
+    session: Session, where: Filter, after: Cursor | None, limit: int, max_bytes: int
+) -> tuple[Sequence[Document], bool]:
+    """Return a page of documents, newest first, and whether there are more.
+
+    Args:
+        session: a transaction's session.
+        where: which documents.
+        after: the last document of the page before, or None for the first page.
+        limit: documents at most.
+        max_bytes: bytes of content at most; a page has one document at least, however large.
+    """
+    size = func.octet_length(Document.content)
+    places = select(Document.id, size).where(Document.content.is_not(None), *_conditions(where))
+    if after is not None:
+        place = tuple_(literal(after.created_at), literal(after.id))
+        places = places.where(tuple_(Document.created_at, Document.id) < place)
+    places = places.order_by(*_NEWEST_FIRST).limit(limit + 1)
+    found = session.execute(places).tuples().all()
+    ids = _fitting(found[:limit], max_bytes)
+    rows = session.scalars(select(Document).where(Document.id.in_(ids)).order_by(*_NEWEST_FIRST))
+    return rows.all(), len(ids) < len(found)
+
+
+def _conditions(where: Filter) -> Iterable[ColumnElement[bool]]:
+    for column in (Document.category, Document.source, Document.external_id, Document.status):
+        wanted = getattr(where, column.key)
+        if wanted is not None:
+            yield column == wanted
+
+
+def _fitting(found: Iterable[tuple[UUID, int]], max_bytes: int) -> list[UUID]:
+    """Return the ids up to the one whose content would be too much; the first in any case."""
+    ids: list[UUID] = []
+    for document_id, size in found:
+        max_bytes -= size
+        if ids and max_bytes < 0:
+            break
+        ids.append(document_id)
+    return ids
+
+
+_NEWEST_FIRST: Final = (Document.created_at.desc(), Document.id.desc())
+
+
+class _Row:
+    """What the writes of one id make of its row: the decisions, folded."""
+
+    def __init__(self, before: Stored | None) -> None:
+        self.before = before
+        self.after = before
+        self.change = Change.NONE
+        self.content: str | None = None
+        self.prediction: Prediction | None = None
+        self.accepted_at: str | None = None
+
+    def apply(self, write: Write) -> str:
+        """Apply one write; return its letter."""
+        decision: Decision = decide.put(self.after, write.put)
+        self.after = decision.row
+        self.change = max(self.change, decision.change)
+        if decision.change is Change.CONTENT:
+            self.content = write.content
+        if decision.classified:
+            self.prediction = write.put.prediction
+        if decision.change is not Change.NONE:
+            self.accepted_at = write.accepted_at
+        return decision.outcome.value
+
+    @property
+    def revived(self) -> bool:
+        """Whether a tombstone has become a document."""
+        return self.before is not None and self.before.deleted and self.content is not None
+
+
+class _Written:
+    """The writes of one message by id, and what became of each."""
+
+    def __init__(self, task_id: str, writes: Sequence[Write]) -> None:
+        self.task_id = task_id
+        self.writes_of: dict[str, list[tuple[int, Write]]] = {}
+        for position, each in enumerate(writes):
+            self.writes_of.setdefault(each.id, []).append((position, each))
+        self.changes: list[tuple[Stored | None, Stored | None]] = []
+        self._letters = [""] * len(writes)
+
+    def decide(self, document_id: str, before: Stored | None) -> _Row:
+        """Apply all writes of one id to its row."""
+        row = _Row(before)
+        for position, each in self.writes_of[document_id]:
+            self._letters[position] = row.apply(each)
+        return row
+
+    def outcomes(self) -> str:
+        """Return the letters, in the message's order."""
+        return "".join(self._letters)
+
+
+def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]:
+    """Insert the rows of ids that are not known; return those that were indeed new."""
+    if not ids:
+        return set()
+    rows = {each: written.decide(each, None) for each in ids}
+    inserted = {row.id for row in session.execute(_INSERT, _columns(written.task_id, rows))}
+    written.changes += [(None, rows[each].after) for each in inserted]
+    return inserted
+
+
+def _update(session: Session, written: _Written, ids: Sequence[str]) -> None:
+    """Lock the rows of ids that existed, decide, and update what changed."""
+    if not ids:
+        return
+    stored = _lock(session, ids)
+    if len(stored) < len(ids):
+        raise Vanished
+    rows = {each: written.decide(each, stored[each]) for each in ids}
+    written.changes += [(row.before, row.after) for row in rows.values()]
+    for statement, changes in ((_STAMP, {Change.STAMPS}), (_UPDATE, {Change.ROW, Change.CONTENT})):
+        changed = {each: row for each, row in rows.items() if row.change in changes}
+        if changed:
+            session.execute(statement, _columns(written.task_id, changed))
+
+
+def _lock(session: Session, ids: Sequence[str]) -> dict[str, Stored]:
+    rows = session.execute(_LOCK, {"ids": list(ids)}).mappings()
+    return {row["id"]: _stored(row) for row in rows}
+
+
+def _stored(row: RowMapping) -> Stored:
+    values = dict(row)
+    del values["id"]
+    if values["content_hash"] is not None:
+        values["content_hash"] = bytes(values["content_hash"])
+    patches = values["metadata_patches"] or ()
+    values["metadata_patches"] = tuple(MetadataPatch(*patch) for patch in patches)
+    return Stored(**values)
+
+
+def _columns(task_id: str, rows: Mapping[str, _Row]) -> dict[str, Any]:
+    """Return the rows turned into one array a column, as `unnest` takes them."""
+    arrays: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
+    for document_id, row in rows.items():
+        for name, value in zip(_ARRAYS, _values(document_id, row), strict=True):
+            arrays[name].append(value)
+    return {"task_id": task_id, **arrays}
+
+
+def _values(document_id: str, row: _Row) -> Iterable[Any]:
+    after, prediction = row.after, row.prediction
+    assert after is not None  # noqa: S101  # a put leaves a row
+    return (
+        document_id,
+        after.revision,
+        after.content_revision,
+        after.label_revision,
+        row.content,
+        None if after.content_hash is None else after.content_hash.hex(),
+        _json(after.metadata),
+        _json(after.metadata_patches) if after.metadata_patches else None,
+        after.source,
+        after.external_id,
+        after.status,
+        after.predicted_category,
+        after.label,
+        prediction is not None,
+        prediction and prediction.confidence,
+        prediction and prediction.model_version,
+        _json(prediction.error) if prediction and prediction.error else None,
+        row.accepted_at,
+        row.revived,
+    )
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+_ARRAYS: Final = {
+    "id": "uuid",
+    "revision": "int8",
+    "content_revision": "int8",
+    "label_revision": "int8",
+    "content": "text",
+    "content_hash": "text",
+    "metadata": "jsonb",
+    "metadata_patches": "jsonb",
+    "source": "text",
+    "external_id": "text",
+    "status": "text",
+    "predicted_category": "text",
+    "label": "text",
+    "classified": "bool",
+    "confidence": "float8",
+    "model_version": "text",
+    "error": "jsonb",
+    "accepted_at": "timestamptz",
+    "revived": "bool",
+}
+"""The columns of a write and their types in SQL, in the order of `_values`."""
+
+_UNNEST: Final = "unnest({arrays}) AS i({names})".format(
+    arrays=", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _ARRAYS.items()),
+    names=", ".join(_ARRAYS),
+)
+
+
+def _statement(sql: str) -> TextClause:
+    """Return a statement in which `WRITTEN` stands for the rows to write."""
+    return text(sql.replace("WRITTEN", _UNNEST))
+
+
+_KNOWN: Final = text("""
+    SELECT id::text AS id, CASE WHEN status = 'stored' THEN content_hash END AS content_hash
+    FROM documents WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+
+_INSERT: Final = _statement("""
+    INSERT INTO documents (
+        id, revision, content_revision, label_revision, content, content_hash, metadata,
+        metadata_patches, source, external_id, status, predicted_category, label, confidence,
+        model_version, error, task_id, accepted_at, created_at, updated_at, classified_at)
+    SELECT id, revision, content_revision, label_revision, content, decode(content_hash, 'hex'),
+        metadata, metadata_patches, source, external_id, status, predicted_category, label,
+        confidence, model_version, error, :task_id, accepted_at, now(), now(), now()
+    FROM WRITTEN
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id::text AS id
+""")
+
+_LOCK: Final = text("""
+    SELECT id::text AS id, revision, content_revision, label_revision, content_hash, metadata,
+        metadata_patches, source, external_id, status, predicted_category, label
+    FROM documents WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY documents.id FOR UPDATE
+""")
+
+_STAMP: Final = _statement("""
+    UPDATE documents d
+    SET revision = i.revision, content_revision = i.content_revision, task_id = :task_id
+    FROM WRITTEN WHERE d.id = i.id
+""")
+
+_UPDATE: Final = _statement("""
+    UPDATE documents d SET
+        revision = i.revision, content_revision = i.content_revision,
+        label_revision = i.label_revision,
+        content = coalesce(i.content, d.content), content_hash = decode(i.content_hash, 'hex'),
+        metadata = i.metadata, metadata_patches = i.metadata_patches,
+        source = i.source, external_id = i.external_id, status = i.status,
+        predicted_category = i.predicted_category, label = i.label,
+        confidence = CASE WHEN i.classified THEN i.confidence ELSE d.confidence END,
+        model_version = CASE WHEN i.classified THEN i.model_version ELSE d.model_version END,
+        error = CASE WHEN i.classified THEN i.error ELSE d.error END,
+        classified_at = CASE WHEN i.classified THEN now() ELSE d.classified_at END,
+        task_id = :task_id, accepted_at = i.accepted_at, updated_at = now(),
+        created_at = CASE WHEN i.revived THEN now() ELSE d.created_at END
+    FROM WRITTEN WHERE d.id = i.id
+""")
+
+_BURY: Final = text("""
+    INSERT INTO documents (id, revision, content_revision, label_revision, metadata, status,
+        accepted_at, created_at, updated_at)
+    VALUES (CAST(:id AS uuid), :stamp, :stamp, :stamp, '{}', 'stored', now(), now(), now())
+    ON CONFLICT (id) DO NOTHING RETURNING id
+""")
+
+_ERASE: Final = text("""
+    UPDATE documents SET revision = :stamp, content_revision = :stamp, label_revision = :stamp,
+        content = NULL, content_hash = NULL, metadata = '{}', metadata_patches = NULL,
+        source = NULL, external_id = NULL, status = 'stored', predicted_category = NULL,
+        confidence = NULL, model_version = NULL, label = NULL, error = NULL, task_id = NULL,
+        classified_at = NULL, updated_at = now()
+    WHERE id = CAST(:id AS uuid)
+""")
+
+_PURGE: Final = text("""
+    DELETE FROM documents WHERE id IN (
+        SELECT id FROM documents
+        WHERE content IS NULL AND updated_at < now() - make_interval(days => :days)
+        LIMIT :limit FOR UPDATE SKIP LOCKED)
+    AND content IS NULL RETURNING id
+""")

@@ -1,0 +1,67 @@
+"""The Celery app of the workers, of beat and of Flower."""
+
+import os
+from typing import Any, Final
+
+# One thread a process for linear algebra, said before numpy is imported: the processes are as
+# many as the cores already.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+from celery import signals  # noqa: E402
+
+from shared.logs import configure_logs  # noqa: E402
+from shared.queue import celery_app  # noqa: E402
+from shared.settings import load  # noqa: E402
+from worker.guard import DeclareQueues  # noqa: E402
+from worker.runtime import Runtime  # noqa: E402
+from worker.schedule import SCHEDULE  # noqa: E402
+from worker.settings import WorkerSettings  # noqa: E402
+
+settings: Final = load(WorkerSettings)
+runtime: Final = Runtime(settings)
+app: Final = celery_app(settings.broker_url.get_secret_value())
+app.conf.update(
+    imports=(
+        "worker.tasks.ingest",
+        "worker.tasks.fold_ledger",
+        "worker.tasks.purge_tombstones",
+    ),
+    beat_schedule=SCHEDULE,
+    worker_consumer="worker.guard:SafeConsumer",
+    # A message is acknowledged after its transaction, and only then: not when its child is
+    # killed, its time is up, or the task raises, which makes it a dead letter.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_acks_on_failure_or_timeout=False,
+    task_time_limit=settings.retry_give_back_seconds + 300,
+    worker_prefetch_multiplier=1,
+    worker_send_task_events=True,
+    task_send_sent_event=False,
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    broker_heartbeat=10,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_pool_limit=2,
+    # A worker that comes back while the broker still holds its old connection would otherwise
+    # be refused its own control queue.
+    control_queue_durable=True,
+    control_queue_exclusive=False,
+    worker_hijack_root_logger=False,
+)
+app.steps["consumer"].add(DeclareQueues)
+
+
+@signals.setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    configure_logs(settings.log_level, settings.worker_name)
+
+
+@signals.worker_init.connect
+def _load_model(**_: Any) -> None:
+    runtime.load_model()
+
+
+@signals.worker_shutting_down.connect
+def _stop_waiting(**_: Any) -> None:
+    runtime.stopping.set()

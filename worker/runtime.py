@@ -1,0 +1,54 @@
+"""What a worker process has at hand: settings, the model, the database, patience."""
+
+import sys
+
+import structlog
+
+from shared.db import Database
+from worker.classify.artefact import ArtefactError, read
+from worker.classify.model import Model
+from worker.patience import Patience, Stopping
+from worker.settings import WorkerSettings
+
+logger = structlog.get_logger(__name__)
+
+
+class Runtime:
+    """One for each worker: made before the children fork, so that they share the model's memory."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.stopping = Stopping()
+        self.patience = Patience(
+            self.stopping,
+            initial=settings.retry_initial_seconds,
+            maximum=settings.retry_max_seconds,
+            give_back=settings.retry_give_back_seconds,
+        )
+        # Opens nothing yet: each child makes its own connection after the fork.
+        self.database = Database(
+            settings.database_url.get_secret_value(),
+            pool_size=1,
+            statement_seconds=60,
+            application="postroom-worker",
+        )
+        self._model: Model | None = None
+
+    @property
+    def model(self) -> Model:
+        """The classifier; `load_model` came first."""
+        if self._model is None:
+            raise RuntimeError("the model is not loaded")
+        return self._model
+
+    def load_model(self) -> None:
+        """Load the classifier, verified.
+
+        Raises:
+            SystemExit: the artefact is refused; the message is one line that says why.
+        """
+        try:
+            self._model = read(self.settings.model_dir)
+        except ArtefactError as error:
+            sys.exit(f"postroom: {error}")
+        logger.info("model loaded", model_version=self._model.version)

@@ -1,0 +1,29 @@
+"""Settings of the worker."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+
+from shared.settings import SharedSettings
+
+_DEFAULT_MODEL: Final = Path(__file__).parent / "models" / "20newsgroups"
+
+
+class WorkerSettings(SharedSettings):
+    """What a worker needs to know besides where database and broker are."""
+
+    model_dir: Path = Field(_DEFAULT_MODEL, description="folder of the classifier's artefact")
+    worker_concurrency: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        le=256,
+        description="processes that classify and store",
+    )
+    worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]+$")
+    retry_initial_seconds: float = Field(0.25, gt=0, description="first wait after a passing fault")
+    retry_max_seconds: float = Field(5, gt=0, description="longest wait between two tries")
+    retry_give_back_seconds: float = Field(
+        600, gt=0, description="time after which a waiting message goes back to its queue"
+    )

@@ -1,0 +1,170 @@
+"""Take one message of documents: classify them all at once, store them, account for them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import structlog
+from celery import Task
+from celery.exceptions import Reject
+
+from shared.decide import UNSET, NeedsClassification, Prediction, Put
+from shared.messages import INGEST, Document, Envelope, Unreadable, describe, read_documents
+from shared.revision import DAY, microseconds_now
+from shared.store import documents as store
+from shared.store.documents import Vanished, Write
+from shared.store.ledger import AlreadyAccounted
+from worker.app import app, runtime
+from worker.classify.model import Model
+from worker.patience import GiveBack
+
+Hashes = Mapping[str, bytes | None]
+
+logger = structlog.get_logger(__name__)
+
+
+@app.task(name=INGEST.task, bind=True, Request="worker.guard:SafeRequest")
+def ingest(task: Task[Any, None], *, documents: Any) -> None:
+    """Ingest the documents of one message; return when they are committed.
+
+    Raises:
+        Reject: with requeue, if the message shall be delivered again; without, if it is a dead
+            letter.
+    """
+    start = perf_counter()
+    try:
+        envelope = Envelope.read(task.request.headers)
+        message = _Message(envelope, read_documents(documents))
+        # An id that was made here has no row yet, unless the message came before.
+        delivery = task.request.delivery_info or {}
+        hint = message.may_exist or bool(delivery.get("redelivered"))
+        outcomes = message.ingest(hint=hint)
+    except Unreadable as error:
+        logger.error("message is dead", task_id=task.request.id, reason=str(error))
+        raise Reject(str(error), requeue=False) from error
+    except GiveBack as error:
+        logger.warning("message given back", task_id=task.request.id, reason=str(error))
+        raise Reject(str(error), requeue=True) from error
+    except AlreadyAccounted:
+        logger.info("message was ingested before", task_id=task.request.id)
+        return
+    logger.info(
+        "message ingested",
+        task_id=envelope.task_id,
+        summary=describe(message.documents),
+        outcomes=Counter(outcomes),
+        milliseconds=round((perf_counter() - start) * 1000, 1),
+    )
+
+
+class _Message:
+    """The documents of one message, and the steps that they go through.
+
+    A step that is done again, because the database was away or a hint was wrong, classifies
+    nothing twice.
+    """
+
+    def __init__(self, envelope: Envelope, documents: list[Document]) -> None:
+        """Take the documents.
+
+        Raises:
+            Unreadable: the message says another number of documents than it has, or one of them
+                is so old that its tombstone may have been purged.
+        """
+        if len(documents) != envelope.documents:
+            raise Unreadable(f"{len(documents)} documents, {envelope.documents} announced")
+        oldest = microseconds_now() - runtime.settings.tombstone_days * DAY
+        if any(each["stamp"] < oldest for each in documents):
+            raise Unreadable("stamped before the oldest tombstone: a deleted one could come back")
+        self.documents = documents
+        self._envelope = envelope
+        self._hashes = [store.hash_content(each["content"]) for each in documents]
+        self._predictions: dict[bytes, Prediction] = {}
+
+    @property
+    def may_exist(self) -> bool:
+        """Whether there may be a row of one of the ids."""
+        return any(each.get("may_exist") for each in self.documents)
+
+    def ingest(self, *, hint: bool) -> str:
+        """Classify and store; return a letter a document.
+
+        Raises:
+            AlreadyAccounted, GiveBack
+        """
+        try:
+            return runtime.patience(lambda: self._ingest_once(hint=hint))
+        except (NeedsClassification, Vanished):
+            return runtime.patience(lambda: self._ingest_once(hint=False))
+
+    def _ingest_once(self, *, hint: bool) -> str:
+        known = self._look_up() if hint else {}
+        self._classify(known)
+        return self._store(known)
+
+    def _look_up(self) -> Hashes:
+        with runtime.database.transaction() as session:
+            return store.known(session, {each["id"] for each in self.documents})
+
+    def _classify(self, known: Hashes) -> None:
+        """Classify every content that is new to us, each once."""
+        wanted = {
+            digest: each["content"]
+            for each, digest in zip(self.documents, self._hashes, strict=True)
+            if digest not in self._predictions and known.get(each["id"]) != digest
+        }
+        predictions = classify(runtime.model, list(wanted.values()))
+        self._predictions.update(zip(wanted, predictions, strict=True))
+
+    def _store(self, known: Hashes) -> str:
+        writes = [
+            _write(each, digest, self._predictions.get(digest))
+            for each, digest in zip(self.documents, self._hashes, strict=True)
+        ]
+        with runtime.database.transaction() as session:
+            return store.write(session, self._envelope, writes, known.keys())
+
+
+def classify(model: Model, contents: Sequence[str]) -> list[Prediction]:
+    """Classify many texts at once; halve them around one that the model cannot bear.
+
+    Returns:
+        A prediction for each text, one with an error in place of a category where there is none.
+    """
+    if not contents:
+        return []
+    try:
+        predictions = model.classify(contents)
+    except Exception as error:  # the text is at fault, whatever it made the model raise
+        if isinstance(error, MemoryError):
+            raise
+        if len(contents) == 1:
+            # The text of the error may hold the document's: it goes with the document only.
+            logger.error("document cannot be classified", error=type(error).__name__)
+            return [_failure(model, error)]
+        middle = len(contents) // 2
+        return classify(model, contents[:middle]) + classify(model, contents[middle:])
+    return [Prediction(each.category, each.confidence, model.version) for each in predictions]
+
+
+def _failure(model: Model, error: Exception) -> Prediction:
+    problem = {
+        "type": "/problems/not-classified",
+        "title": "The document could not be classified",
+        "detail": f"{type(error).__name__}: {error}"[:500],
+    }
+    return Prediction(None, None, model.version, problem)
+
+
+def _write(document: Document, digest: bytes, prediction: Prediction | None) -> Write:
+    put = Put(
+        stamp=document["stamp"],
+        content_hash=digest,
+        metadata=document.get("metadata") or {},
+        source=document.get("source"),
+        external_id=document.get("external_id"),
+        label=document.get("label", UNSET),
+        prediction=prediction,
+    )
+    return Write(document["id"], put, document["content"], document["accepted_at"])

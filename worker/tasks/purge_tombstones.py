@@ -1,0 +1,26 @@
+"""Purge the tombstones of documents that were deleted long ago."""
+
+from typing import Final
+
+import structlog
+
+from shared.messages import PURGE_TOMBSTONES
+from shared.store import documents
+from worker.app import app, runtime
+
+_BATCH: Final = 5_000
+
+logger = structlog.get_logger(__name__)
+
+
+@app.task(name=PURGE_TOMBSTONES.task)
+def purge_tombstones() -> None:
+    """Purge in batches, a transaction each, until none is left."""
+    batch = _BATCH
+    total = 0
+    while batch == _BATCH:
+        with runtime.database.transaction() as session:
+            batch = documents.purge_tombstones(session, runtime.settings.tombstone_days, _BATCH)
+        total += batch
+    if total:
+        logger.info("tombstones purged", documents=total)
