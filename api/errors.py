@@ -105,7 +105,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        errors = [FieldError.of(each["loc"], each["msg"]) for each in error.errors()]
+        errors = [FieldError.found(each) for each in error.errors()]
         return render(request, Invalid.status, "The request has wrong parameters.", errors)
 
     @app.exception_handler(HTTPException)

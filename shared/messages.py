@@ -6,10 +6,11 @@ worker; the worker has exactly one task for each `Message` here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NotRequired, Self, TypedDict
+from typing import Any, Final, NotRequired, Self
 from uuid import UUID
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 INGEST_QUEUE: Final = "ingest"
 MAINTAIN_QUEUE: Final = "maintain"

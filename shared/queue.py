@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 import orjson
 from amqp.exceptions import AMQPError
 from celery import Celery
+from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import ChannelError, OperationalError
 from kombu.serialization import register
@@ -73,6 +74,15 @@ class BrokerBlocked(ConnectionError):
     """The broker takes nothing at the moment: a memory or disk alarm."""
 
 
+class _DefaultExchange(AMQP):
+    """Leaves queues on the broker's default exchange, to which every queue is always bound.
+
+    Celery would put them on an exchange of its own, with bindings that can be missing.
+    """
+
+    default_exchange = Exchange("")
+
+
 def celery_app(broker_url: str) -> Celery:
     """Return a Celery app for the broker at `broker_url`; the worker adds its own settings.
 
@@ -86,7 +96,7 @@ def celery_app(broker_url: str) -> Celery:
     spool = broker_url.startswith("spool://")
     if spool:
         import shared.spool  # noqa: F401, PLC0415  # registers the transport; only who uses it loads it
-    app = Celery("postroom", broker=broker_url, set_as_current=False)
+    app = Celery("postroom", broker=broker_url, amqp=_DefaultExchange, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="orjson",

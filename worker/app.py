@@ -1,5 +1,6 @@
 """The Celery app of the workers, of beat and of Flower."""
 
+import logging
 import os
 from typing import Any, Final
 
@@ -55,6 +56,10 @@ app.steps["consumer"].add(DeclareQueues)
 @signals.setup_logging.connect
 def _configure_logs(**_: Any) -> None:
     configure_logs(settings.log_level, settings.worker_name)
+    if settings.log_level != "DEBUG":
+        # Each message has a line of ours; Celery's two on the same say less.
+        for name in ("celery.worker.strategy", "celery.app.trace"):
+            logging.getLogger(name).setLevel("WARNING")
 
 
 @signals.worker_init.connect

@@ -229,7 +229,7 @@ def _validated(
         return DocumentIn.model_validate(value, context=context)
     except ValidationError as error:
         return [
-            FieldError.of([*place, *each["loc"]], line + each["msg"].removeprefix("Value error, "))
+            FieldError.found(each, place, line)
             for each in error.errors(include_input=False, include_url=False)
         ]
 

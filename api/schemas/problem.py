@@ -1,9 +1,24 @@
 """Problem details, as the schema describes them."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, Field
+
+
+_DETAILS: Final = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must not be longer than {max_length} characters",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "uuid_type": "must be a UUID",
+    "uuid_parsing": "must be a UUID",
+    "value_error": "{error}",
+}
 
 
 class FieldError(BaseModel):
@@ -14,6 +29,20 @@ class FieldError(BaseModel):
         examples=["/content"],
     )
     detail: str = Field(examples=["must not be empty"])
+
+    @classmethod
+    def found(
+        cls, error: Mapping[str, Any], place: Sequence[str | int] = (), prefix: str = ""
+    ) -> Self:
+        """Return one of pydantic's errors in our words.
+
+        Args:
+            error: from `ValidationError.errors()`.
+            place: where the validated value is in the body.
+            prefix: what the detail starts with.
+        """
+        detail = _DETAILS.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+        return cls.of([*place, *error["loc"]], prefix + detail)
 
     @classmethod
     def of(cls, location: Sequence[str | int], detail: str) -> Self:

@@ -177,7 +177,11 @@ _NEWEST_FIRST: Final = (Document.created_at.desc(), Document.id.desc())
 
 
 class _Row:
-    """What the writes of one id make of its row: the decisions, folded."""
+    """What the writes of one id make of its row: the decisions, folded.
+
+    `accepted_at` is None while the writes change no more than the label: then the row's latest
+    write is still the one before.
+    """
 
     def __init__(self, before: Stored | None) -> None:
         self.before = before
@@ -190,14 +194,14 @@ class _Row:
     def apply(self, write: Write) -> str:
         """Apply one write; return its letter."""
         decision: Decision = decide.put(self.after, write.put)
+        if decision.row and decision.row.content_revision == write.put.stamp:
+            self.accepted_at = write.accepted_at
         self.after = decision.row
         self.change = max(self.change, decision.change)
         if decision.change is Change.CONTENT:
             self.content = write.content
         if decision.classified:
             self.prediction = write.put.prediction
-        if decision.change is not Change.NONE:
-            self.accepted_at = write.accepted_at
         return decision.outcome.value
 
     @property
@@ -384,7 +388,8 @@ _UPDATE: Final = _statement("""
         model_version = CASE WHEN i.classified THEN i.model_version ELSE d.model_version END,
         error = CASE WHEN i.classified THEN i.error ELSE d.error END,
         classified_at = CASE WHEN i.classified THEN now() ELSE d.classified_at END,
-        task_id = :task_id, accepted_at = i.accepted_at, updated_at = now(),
+        task_id = CASE WHEN i.accepted_at IS NULL THEN d.task_id ELSE :task_id END,
+        accepted_at = coalesce(i.accepted_at, d.accepted_at), updated_at = now(),
         created_at = CASE WHEN i.revived THEN now() ELSE d.created_at END
     FROM WRITTEN WHERE d.id = i.id
 """)

@@ -1,1 +1,1 @@
-
+"""Classification: what a model is, how it is stored, trained and measured."""
