@@ -5,7 +5,6 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, Field
 
-
 _DETAILS: Final = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
@@ -41,8 +40,9 @@ class FieldError(BaseModel):
             place: where the validated value is in the body.
             prefix: what the detail starts with.
         """
-        detail = _DETAILS.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
-        return cls.of([*place, *error["loc"]], prefix + detail)
+        detail = _DETAILS.get(error["type"])
+        shown = error["msg"] if detail is None else detail.format(**error.get("ctx", {}))
+        return cls.of([*place, *error["loc"]], prefix + shown)
 
     @classmethod
     def of(cls, location: Sequence[str | int], detail: str) -> Self:

@@ -27,7 +27,7 @@ class Corpus:
     """N labelled documents, each in one or more variants of its text.
 
     `variants` maps a variant's name to N texts; all of them have the same N `labels`. `lines` says
-    where each document stands in the source: the line of a file, else its position.
+    where each document stands in the source: the line of a file, the number of a post.
     """
 
     source: str
@@ -95,10 +95,10 @@ def newsgroups(subset: str, data_home: str | None, *variants: str) -> Corpus:
     first = bunches[variants[0]]
     labels = [first.target_names[i] for i in first.target]
     texts = {name: list(bunch.data) for name, bunch in bunches.items()}
-    corpus = Corpus(f"20newsgroups {subset}", list(range(1, len(labels) + 1)), labels, texts)
     # Posts are named by the number under which they arrived in their group.
-    arrival = np.array([int(Path(name).name) for name in first.filenames])
-    return corpus.take(np.argsort(arrival, kind="stable").tolist())
+    arrivals = [int(Path(name).name) for name in first.filenames]
+    corpus = Corpus(f"20newsgroups {subset}", arrivals, labels, texts)
+    return corpus.take(np.argsort(arrivals, kind="stable").tolist())
 
 
 def read(path: Path, *, text_field: str, label_field: str, file_format: str | None) -> Corpus:
