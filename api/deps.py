@@ -7,13 +7,12 @@ from typing import Annotated, Final, TypeVar
 
 import structlog
 from fastapi import Depends, Request
-from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from api.intake import Intake
 from api.settings import ApiSettings
 from shared.account import Account
-from shared.db import Database
+from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
 from shared.queue import Publisher, celery_app
 from shared.revision import Clock

@@ -22,6 +22,9 @@ _SOCKET: Final = {
 }
 
 
+__all__ = ["Database", "Session"]
+
+
 class Database:
     """A pool of connections to one PostgreSQL database. Nothing is opened before first use."""
 

@@ -5,7 +5,6 @@ class once, at start, with `load`: a wrong value ends the program there with one
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -47,7 +46,6 @@ class SharedSettings(DatabaseSettings):
     """What every process of Postroom needs to know."""
 
     broker_url: Annotated[SecretStr, AfterValidator(_broker_url)]
-    data_dir: Path = Path(".data")
     log_level: LogLevel = "INFO"
     db_pool_size: int = Field(8, ge=1, le=200, description="connections to PostgreSQL a process")
     tombstone_days: int = Field(
