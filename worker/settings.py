@@ -2,19 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Final
 
 from pydantic import Field
 
 from shared.settings import SharedSettings
-
-_DEFAULT_MODEL: Final = Path(__file__).parent / "models" / "20newsgroups"
+from worker.classify.artefact import DEFAULT
 
 
 class WorkerSettings(SharedSettings):
     """What a worker needs to know besides where database and broker are."""
 
-    model_dir: Path = Field(_DEFAULT_MODEL, description="folder of the classifier's artefact")
+    model_dir: Path = Field(DEFAULT, description="folder of the classifier's artefact")
     worker_concurrency: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
