@@ -18,6 +18,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from api.schemas.problem import FieldError
 from shared.errors import BrokerUnavailable, DatabaseUnavailable, DocumentNotFound, PostroomError
@@ -111,6 +112,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
         return render(request, HTTPStatus(error.status_code), error.detail, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
+        # Nobody reads this. The body did not arrive as a whole, so nothing was accepted.
+        return render(request, Malformed.status, "The body ended early.")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:

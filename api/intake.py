@@ -29,6 +29,7 @@ NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a11")
 
 _MESSAGE_DOCUMENTS: Final = 100
 _MESSAGE_BYTES: Final = 200_000
+_WAITING_BYTES: Final = 64 << 20
 _CONFIRM_SECONDS: Final = 1.8
 
 
@@ -77,6 +78,7 @@ class Intake:
         self._publisher = publisher
         self._threads = ThreadPoolExecutor(PUBLISHER_THREADS, "publisher")
         self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
         self._busy = 0
 
     async def accept(self, document: Document, size: int) -> Envelope:
@@ -102,8 +104,11 @@ class Intake:
     async def _confirmed(
         self, documents: Sequence[Document], size: int, *, batch: bool
     ) -> Envelope:
+        if self._waiting_bytes + size > _WAITING_BYTES:
+            raise BrokerUnavailable("too much waits to be published")
         confirmed: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(documents, size, batch, confirmed))
+        self._waiting_bytes += size
         self._publish_waiting()
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
@@ -132,6 +137,7 @@ class Intake:
                 group.append(first)
                 size += first.size
             self._waiting.popleft()
+            self._waiting_bytes -= first.size
             if first.batch or len(group) == _MESSAGE_DOCUMENTS:
                 break
         return group
