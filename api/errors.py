@@ -114,7 +114,7 @@ def install(app: FastAPI) -> None:
         return render(request, HTTPStatus(error.status_code), error.detail, headers=error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
+    async def disconnected(request: Request, _: ClientDisconnect) -> Response:
         # Nobody reads this. The body did not arrive as a whole, so nothing was accepted.
         return render(request, Malformed.status, "The body ended early.")
 
