@@ -1,0 +1,164 @@
+"""Real servers for the tests: one PostgreSQL and one RabbitMQ per run, fresh names per test."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.install import advice, find_chromium
+from local.ports import free_ports
+from local.postgres import Postgres
+from local.rabbitmq import Ports, RabbitMQ, find_rabbitmq
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = "migrated"
+_numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End on SIGTERM as on Ctrl-C, so that fixtures stop their servers."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what was not tested, and why."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    if reasons:
+        terminalreporter.section("NOT TESTED", sep="!", yellow=True, bold=True)
+        for reason, count in reasons.items():
+            terminalreporter.line(f"{count} tests: {reason.removeprefix('Skipped: ')}", yellow=True)
+
+
+def fresh_name(request: pytest.FixtureRequest) -> str:
+    """Return a name that no test of this run had, and that tells whose it is."""
+    return re.sub(r"\W+", "-", f"t{next(_numbers)}-{request.node.name}")[:50].lower().rstrip("-")
+
+
+def migrate(url: str) -> None:
+    """Run the migrations on an empty database, as an operator would."""
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
+        env={**os.environ, "DATABASE_URL": url},
+        cwd=ROOT,
+        check=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """A folder for servers' data that is gone after the run; its path is short."""
+    with tempfile.TemporaryDirectory(prefix="postroom-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_folder: Path) -> Iterator[Postgres]:
+    """The PostgreSQL of this test run: never stop or kill it, see ``own_postgres``."""
+    with Postgres(server_folder / "postgres", free_ports(1)[0]) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(server_folder: Path) -> Iterator[RabbitMQ]:
+    """The RabbitMQ of this test run: never stop or kill it, see ``own_rabbitmq``."""
+    _need_rabbitmq()
+    with RabbitMQ(server_folder / "rabbitmq", Ports(*free_ports(4))) as server:
+        yield server
+
+
+def _need_rabbitmq() -> None:
+    if not find_rabbitmq():
+        pytest.skip(f"there is no RabbitMQ; to get it: {advice('rabbitmq')}")
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
+    """A running PostgreSQL for one test, to be stopped and killed at will."""
+    with Postgres(tmp_path / "postgres", free_ports(1)[0]) as server:
+        yield server
+
+
+@pytest.fixture
+def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
+    """A running RabbitMQ for one test, to be stopped and killed at will."""
+    _need_rabbitmq()
+    with RabbitMQ(tmp_path / "rabbitmq", Ports(*free_ports(4))) as server:
+        yield server
+
+
+@pytest.fixture
+def empty_database_url(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database for one test."""
+    name = fresh_name(request)
+    yield postgres.create_database(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres) -> str:
+    """The name of a database in which the migrations were run, to be copied."""
+    migrate(postgres.create_database(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(
+    postgres: Postgres, migrated_template: str, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """A migrated database without rows for one test."""
+    name = fresh_name(request)
+    yield postgres.create_database(name, migrated_template)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def module_database_url(
+    postgres: Postgres, migrated_template: str, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """A migrated database that the tests of one module share."""
+    name = fresh_name(request)
+    yield postgres.create_database(name, migrated_template)
+    postgres.drop_database(name)
+
+
+# Virtual hosts are never deleted: deleting at-least-once queues in numbers can break every other
+# such queue of the node (rabbitmq-server #16652).
+@pytest.fixture
+def broker_url(rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> str:
+    """A virtual host without queues for one test."""
+    return rabbitmq.create_vhost(fresh_name(request))
+
+
+@pytest.fixture(scope="module")
+def module_broker_url(rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> str:
+    """A virtual host that the tests of one module share."""
+    return rabbitmq.create_vhost(fresh_name(request))
+
+
+@pytest.fixture(scope="session")
+def newsgroups() -> Path:
+    """scikit-learn's data home with the 20 newsgroups in it."""
+    beside = ROOT.parent / "shared" / "data" / "scikit_learn_data"
+    home = Path(os.environ.get("SCIKIT_LEARN_DATA") or beside)
+    if not any(home.glob("20news*")):
+        pytest.skip("there are no 20 newsgroups: set SCIKIT_LEARN_DATA to a data home with them")
+    return home
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The browser's executable."""
+    found = find_chromium()
+    if not found:
+        pytest.skip(f"there is no Chromium; to get it: {advice('chromium')}")
+    return found

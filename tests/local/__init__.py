@@ -1,0 +1,1 @@
+"""Tests of local/: real servers, started and killed."""
