@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
+from errno import EADDRINUSE
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
@@ -19,14 +20,16 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Say whether a server could listen on ``port`` of ``host``."""
+    """Say whether ``port`` of ``host`` is free; raises OSError if nobody may listen there at all."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As servers do: sockets that an earlier run left in TIME_WAIT are no hindrance.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != EADDRINUSE:
+                raise
             return False
     return True
 

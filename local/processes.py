@@ -80,12 +80,15 @@ def command_line(command: Command) -> str:
 
 @dataclass(frozen=True)
 class State:
-    """What supervisord says of one process; ``name`` is ``group:process``."""
+    """What supervisord says of one process.
+
+    ``name`` is ``group:process``, ``complaint`` is why it could not be started, often empty.
+    """
 
     name: str
     pid: int
     status: str
-    ending: str
+    complaint: str
     log: Path
 
 
@@ -161,7 +164,5 @@ class Supervisor:
 
 
 def _state(info: Mapping[str, Any]) -> State:
-    code = info["exitstatus"]
-    ending = info["spawnerr"] or ("by a signal" if code < 0 else f"exit status {code}")
     name, log = f"{info['group']}:{info['name']}", Path(info["stdout_logfile"])
-    return State(name, info["pid"], info["statename"], ending, log)
+    return State(name, info["pid"], info["statename"], info["spawnerr"], log)

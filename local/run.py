@@ -242,10 +242,11 @@ class Run:
     def _died(self, state: State) -> None:
         self._deaths[state.name] += 1
         name = state.name.partition(":")[2]
+        ended = f"{name} ended" + (f" ({state.complaint})" if state.complaint else "")
         if not self._ready and self._deaths[state.name] >= DEATHS_AT_START:
-            msg = f"{name} does not start ({state.ending}); the end of {state.log}:"
-            raise ServerError(f"{msg}\n{tail(state.log)}")
-        say(f"{name} ended ({state.ending}) and is started again; the end of {state.log}:")
+            msg = f"{ended} {DEATHS_AT_START} times; the end of {state.log}:\n{tail(state.log)}"
+            raise ServerError(msg)
+        say(f"{ended} and is started again; the end of {state.log}:")
         print(tail(state.log, 5), flush=True)
         if state.status == "FATAL" and self.supervisor:  # supervisord has given up; we do not
             self.supervisor.start(state.name)

@@ -1,7 +1,10 @@
 """Runs the migrations: one at a time in the whole cluster, and never waiting long for a lock."""
 
+import sys
+
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import Connection, create_engine, pool, text
+from sqlalchemy.exc import OperationalError
 
 from shared.models import Base
 from shared.settings import DatabaseSettings, load
@@ -11,9 +14,7 @@ _ADVISORY_LOCK = 0x506F7374726F6F6D  # "Postroom"
 
 def run() -> None:
     """Bring the database of `DATABASE_URL` to the wanted migration."""
-    url = load(DatabaseSettings).database_url.get_secret_value()
-    engine = create_engine(url, poolclass=pool.NullPool, connect_args={"connect_timeout": 10})
-    with engine.connect() as connection:
+    with _connect(load(DatabaseSettings).database_url.get_secret_value()) as connection:
         # Two at once: the second waits here, then finds nothing left to do. The lock is the
         # session's, so it goes with the connection, whatever happens.
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -23,6 +24,14 @@ def run() -> None:
         context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
         with context.begin_transaction():
             context.run_migrations()
+
+
+def _connect(url: str) -> Connection:
+    engine = create_engine(url, poolclass=pool.NullPool, connect_args={"connect_timeout": 10})
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        sys.exit(f"postroom: no connection to the database: {' '.join(str(error.orig).split())}")
 
 
 if context.is_offline_mode():

@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from typing import Final
+from typing import Any, Final
 
+import orjson
 import structlog
 from structlog.typing import Processor
 
@@ -14,6 +15,10 @@ _SHARED: Final[tuple[Processor, ...]] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 )
+
+
+def _json(event: dict[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 def configure_logs(level: str, program: str) -> None:
@@ -38,7 +43,7 @@ def configure_logs(level: str, program: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 add_program,
                 structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
+                structlog.processors.JSONRenderer(serializer=_json),
             ],
         )
     )

@@ -71,14 +71,15 @@ def postgres(server_folder: Path) -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def rabbitmq(server_folder: Path) -> Iterator[RabbitMQ]:
     """The RabbitMQ of this test run: never stop or kill it, see ``own_rabbitmq``."""
-    _need_rabbitmq()
-    with RabbitMQ(server_folder / "rabbitmq", Ports(*free_ports(4))) as server:
-        yield server
+    yield from _rabbitmq(server_folder / "rabbitmq")
 
 
-def _need_rabbitmq() -> None:
+def _rabbitmq(folder: Path) -> Iterator[RabbitMQ]:
     if not find_rabbitmq():
         pytest.skip(f"there is no RabbitMQ; to get it: {advice('rabbitmq')}")
+    with RabbitMQ(folder, Ports(*free_ports(4))) as server:
+        yield server
+        server.kill()  # its data is not needed any more, and stopping takes it six seconds
 
 
 @pytest.fixture
@@ -91,9 +92,7 @@ def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
 @pytest.fixture
 def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
     """A running RabbitMQ for one test, to be stopped and killed at will."""
-    _need_rabbitmq()
-    with RabbitMQ(tmp_path / "rabbitmq", Ports(*free_ports(4))) as server:
-        yield server
+    yield from _rabbitmq(tmp_path / "rabbitmq")
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ the order of their ids, then locks on old rows in the order of theirs. A transac
 for a new id holds only smaller new ids; one that waits for an old row holds only smaller old ones.
 """
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from sqlalchemy import ColumnElement, RowMapping, TextClause, func, literal, select, text, tuple_
 from sqlalchemy.orm import Session
 
@@ -137,19 +137,21 @@ def page(
     """Return a page of documents, newest first, and whether there are more.
 
     Args:
-        session: a transaction's session.
+        session: a transaction's session in which nothing was done yet.
         where: which documents.
         after: the last document of the page before, or None for the first page.
         limit: documents at most.
         max_bytes: bytes of content at most; a page has one document at least, however large.
     """
+    # One snapshot for both statements: a document deleted in between would come without content.
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     size = func.octet_length(Document.content)
     places = select(Document.id, size).where(Document.content.is_not(None), *_conditions(where))
     if after is not None:
         place = tuple_(literal(after.created_at), literal(after.id))
         places = places.where(tuple_(Document.created_at, Document.id) < place)
     places = places.order_by(*_NEWEST_FIRST).limit(limit + 1)
-    found = session.execute(places).tuples().all()
+    found = session.execute(places).all()
     ids = _fitting(found[:limit], max_bytes)
     rows = session.scalars(select(Document).where(Document.id.in_(ids)).order_by(*_NEWEST_FIRST))
     return rows.all(), len(ids) < len(found)
@@ -309,7 +311,8 @@ def _values(document_id: str, row: _Row) -> Iterable[Any]:
 
 
 def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
+    # Not orjson: PostgreSQL's jsonb gives 1e29 back as an integer, which orjson finds too large.
+    return json.dumps(value, ensure_ascii=False)
 
 
 _ARRAYS: Final = {
@@ -411,9 +414,9 @@ _ERASE: Final = text("""
 """)
 
 _PURGE: Final = text("""
-    DELETE FROM documents WHERE id IN (
+    DELETE FROM documents WHERE id = ANY(ARRAY(
         SELECT id FROM documents
         WHERE content IS NULL AND updated_at < now() - make_interval(days => :days)
-        LIMIT :limit FOR UPDATE SKIP LOCKED)
+        LIMIT :limit FOR UPDATE SKIP LOCKED))
     AND content IS NULL RETURNING id
 """)

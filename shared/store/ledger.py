@@ -126,9 +126,7 @@ def fold(session: Session, older_than_seconds: float = FOLD_AFTER_SECONDS) -> in
         How many entries were folded, at most 20,000.
     """
     values = {"seconds": older_than_seconds, "limit": _FOLD_LIMIT}
-    folded = session.scalar(_FOLD, values) or 0
-    session.execute(_FOLD_DELTAS, values)
-    return folded
+    return session.scalar(_FOLD, values) or 0
 
 
 def totals(session: Session) -> Totals:
@@ -166,7 +164,7 @@ _MARK: Final = text("""
     VALUES (CAST(:producer_id AS uuid), :seq, :through, :closed, now())
     ON CONFLICT (producer_id) DO UPDATE SET
         seq = greatest(p.seq, excluded.seq), through = greatest(p.through, excluded.through),
-        closed = excluded.closed, marked_at = now()
+        closed = p.closed OR excluded.closed, marked_at = now()
 """)
 
 _VOID: Final = text("""
@@ -176,6 +174,7 @@ _VOID: Final = text("""
     ON CONFLICT (producer_id, seq) DO NOTHING
 """)
 
+# One statement takes all locks on counts in the order of their keys: two folders cannot deadlock.
 _FOLD: Final = text("""
     WITH gone AS (
         DELETE FROM ledger WHERE ctid = ANY(ARRAY(
@@ -183,10 +182,15 @@ _FOLD: Final = text("""
             WHERE committed_at < clock_timestamp() - make_interval(secs => :seconds)
             ORDER BY producer_id, seq LIMIT :limit FOR UPDATE SKIP LOCKED))
         RETURNING *),
+    gone_deltas AS (
+        DELETE FROM count_deltas WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM count_deltas ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED))
+        RETURNING deltas),
     counted AS (
         INSERT INTO counts AS c (kind, key, n)
         SELECT kinds.key, keys.key, sum(CAST(keys.value AS int8))
-        FROM gone, jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys
+        FROM (SELECT deltas FROM gone UNION ALL SELECT deltas FROM gone_deltas) AS changes,
+            jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys
         GROUP BY 1, 2 ORDER BY 1, 2
         ON CONFLICT (kind, key) DO UPDATE SET n = c.n + excluded.n),
     folded AS (
@@ -203,18 +207,6 @@ _FOLD: Final = text("""
             refused = l.refused + excluded.refused, failed = l.failed + excluded.failed,
             dead = l.dead + excluded.dead)
     SELECT count(*) FROM gone
-""")
-
-_FOLD_DELTAS: Final = text("""
-    WITH gone AS (
-        DELETE FROM count_deltas WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM count_deltas ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED))
-        RETURNING deltas)
-    INSERT INTO counts AS c (kind, key, n)
-    SELECT kinds.key, keys.key, sum(CAST(keys.value AS int8))
-    FROM gone, jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys
-    GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (kind, key) DO UPDATE SET n = c.n + excluded.n
 """)
 
 _TOTALS: Final = text("""
