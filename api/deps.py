@@ -139,8 +139,11 @@ class Services:
             raise
 
 
-def services(request: Request) -> Services:
-    """Return the services of the app that serves the request."""
+async def services(request: Request) -> Services:
+    """Return the services of the app that serves the request.
+
+    A coroutine, though it waits for nothing: FastAPI would call a function in a thread.
+    """
     found: Services = request.app.state.services
     return found
 

@@ -121,7 +121,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         logger.error("request failed", path=request.url.path, exc_info=error)
-        return render(request, Problem.status, "Postroom failed. Its log says why.")
+        # This answer goes out above the middleware that says the id in all others.
+        headers = {"X-Request-Id": request.state.request_id}
+        return render(request, Problem.status, "Postroom failed. Its log says why.", (), headers)
 
 
 def render(

@@ -1,7 +1,8 @@
 """The hot path: stamps documents, collects the waiting ones into messages, publishes them.
 
-There is no timer. A message leaves as soon as a publisher thread is free, with all documents that
-wait by then: alone when it is quiet, up to a hundred at once when it is not.
+There is no timer. A document that comes while nothing is being published leaves at once. What comes
+meanwhile is collected until the broker has confirmed that, or until half a message has collected:
+so messages are small when it is quiet and large when it is not.
 """
 
 import asyncio
@@ -118,12 +119,23 @@ class Intake:
 
     def _publish_waiting(self) -> None:
         """Hand messages to the free threads."""
-        while self._busy < PUBLISHER_THREADS and (group := self._take()):
+        while self._due() and (group := self._take()):
             self._busy += 1
             task = asyncio.get_running_loop().run_in_executor(
                 self._threads, self._publish, [each for one in group for each in one.documents]
             )
             task.add_done_callback(partial(self._resolve, group))
+
+    def _due(self) -> bool:
+        """Whether a message shall leave now, rather than after the one that is on its way."""
+        if not self._waiting or self._busy == PUBLISHER_THREADS:
+            return False
+        return (
+            not self._busy
+            or self._waiting[0].batch
+            or self._waiting_bytes >= _MESSAGE_BYTES // 2
+            or len(self._waiting) >= _MESSAGE_DOCUMENTS // 2
+        )
 
     def _take(self) -> list[_Waiting]:
         """Take the next message's callers off the queue, leaving out those who have given up."""
