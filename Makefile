@@ -9,14 +9,20 @@ DEV := $(VENVS)/dev/bin
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# One environment per image, so that neither can lean on what the other installs.
+# One environment per image, so that neither can lean on what the other installs. Two makes at once
+# would destroy each other's: where there is flock, the second one waits and finds it made.
+LOCKED := $(if $(shell command -v flock),flock $(VENVS)/lock)
 $(VENVS)/%/ready: requirements/%.txt
+	@mkdir -p $(VENVS)
+	@$(LOCKED) sh -ec '[ "$@" -nt "$<" ] || $(MAKE) --no-print-directory $(VENVS)/$*/new'
+
+$(VENVS)/%/new:
 	@echo "postroom: making the environment $(@D)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "postroom: Python 3.11 or newer is needed; set PYTHON=")'
 	@rm -rf $(@D)
 	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
-	@touch $@
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$*.txt
+	@touch $(@D)/ready
 
 run: $(VENVS)/api/ready $(VENVS)/worker/ready $(VENVS)/local/ready  ## run everything here, until Ctrl-C
 	@exec $(VENVS)/local/bin/python -m local.run

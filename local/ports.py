@@ -20,7 +20,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Say whether ``port`` of ``host`` is free; raises OSError if nobody may listen there at all."""
+    """Say whether ``port`` of ``host`` is free; OSError if we may not listen there at all."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As servers do: sockets that an earlier run left in TIME_WAIT are no hindrance.

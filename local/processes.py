@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from local.server import Command, ServerError, dying_with_parent, kill_all, wait_until
 
@@ -142,9 +142,15 @@ class Supervisor:
             msg = "supervisord, which runs the processes, has ended"
             raise ServerError(msg) from error
 
-    def start(self, name: str) -> None:
-        """Start a process, or every process of ``group:*``, without waiting for it."""
-        # What is being started already is as good.
+    def start_group(self, group: str) -> None:
+        """Start the group's processes without waiting; ServerError if one cannot be."""
+        for result in self._rpc.startProcessGroup(group, False):
+            if result["status"] != Faults.SUCCESS:
+                msg = f"{result['name']} does not start: {result['description']}"
+                raise ServerError(msg)
+
+    def start_again(self, name: str) -> None:
+        """Start one process that supervisord has given up, unless it runs by now."""
         with contextlib.suppress(xmlrpc.client.Fault):
             self._rpc.startProcess(name, False)
 

@@ -103,7 +103,8 @@ class RabbitMQ(Server):
 
     def prepare(self) -> None:
         """Write the configuration anew; data and password stay."""
-        (self.folder / "conf.d").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / "conf.d").mkdir(exist_ok=True)
         (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.folder / "advanced.config").write_text("[].\n")
         file = self.folder / "rabbitmq.conf"

@@ -186,8 +186,8 @@ class Run:
             self.postgres.create_database(DATABASE)
         self._migrate(environment)
         say("starting the API, the worker, beat and Flower")
-        self.supervisor.start("postroom:*")
-        self.wait(self._api_is_ready, "the API")
+        self.supervisor.start_group("postroom")
+        self.wait(lambda: self._all_run() and self._api_is_ready(), "Postroom")
         self._ready = True
 
     def _migrate(self, environment: dict[str, str]) -> None:
@@ -217,6 +217,11 @@ class Run:
                 msg = f"{what} did not get ready within {START_SECONDS:.0f} s; see {self.logs}"
                 raise ServerError(msg)
             self.watch()
+
+    def _all_run(self) -> bool:
+        """Say whether every process of Postroom has lived for a second."""
+        ours = [each for each in self._seen.values() if each.name.startswith("postroom:")]
+        return all(each.status == "RUNNING" for each in ours)
 
     def _api_is_ready(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -249,7 +254,7 @@ class Run:
         say(f"{ended} and is started again; the end of {state.log}:")
         print(tail(state.log, 5), flush=True)
         if state.status == "FATAL" and self.supervisor:  # supervisord has given up; we do not
-            self.supervisor.start(state.name)
+            self.supervisor.start_again(state.name)
 
     def tell(self) -> None:
         """Print where everything is."""
