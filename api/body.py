@@ -6,17 +6,21 @@ Every limit is checked while the body comes in, and before anything is unpacked 
 import json
 import zlib
 from collections.abc import AsyncIterator, Collection, Iterator
+from itertools import islice
 from typing import Any, Final
 
 import orjson
 from fastapi import Request
 
 from api.errors import ContentTooLarge, Invalid, Malformed, UnsupportedMediaType
-from api.schemas.problem import FieldError
+from api.schemas.problem import MAX_ERRORS, FieldError
 from api.settings import MAX_BODY_BYTES
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+
+_MAX_EXPLAINED: Final = 100_000
+"""Values that are searched for what is wrong: a body has room for millions."""
 
 _GZIP: Final = zlib.MAX_WBITS | 16
 
@@ -143,7 +147,8 @@ def _explain(body: bytes) -> list[FieldError]:
         value = json.loads(body, parse_int=_integer)
     except (ValueError, RecursionError):
         return []
-    return [FieldError.of(place, detail) for place, detail in _impossible(value)]
+    found = islice(_impossible(value), MAX_ERRORS)
+    return [FieldError.of(place, detail) for place, detail in found]
 
 
 def _integer(digits: str) -> float | int:
@@ -152,19 +157,34 @@ def _integer(digits: str) -> float | int:
 
 
 def _impossible(root: Any) -> Iterator[tuple[list[str | int], str]]:
-    """Yield place and reason of each value that is not JSON, without recursion."""
-    waiting: list[tuple[list[str | int], Any]] = [([], root)]
-    while waiting:
-        place, value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += [([*place, _shown(key)], each) for key, each in value.items()]
-            waiting += [([*place, _shown(key)], key) for key in value]
-        elif isinstance(value, list):
-            waiting += [([*place, index], each) for index, each in enumerate(value)]
-        elif isinstance(value, float) and not float("-inf") < value < float("inf"):
+    """Yield place and reason of each value that is not JSON, among the first of a large body."""
+    for place, value in islice(_values(root), _MAX_EXPLAINED):
+        if isinstance(value, float) and not float("-inf") < value < float("inf"):
             yield place, "must be a number that a 64-bit float can hold"
         elif isinstance(value, str) and not _encodable(value):
             yield place, "must not contain half of a surrogate pair"
+
+
+def _values(root: Any) -> Iterator[tuple[list[str | int], Any]]:
+    """Yield each value with its place, keys as well, in the body's order and without recursion."""
+    waiting: list[Iterator[tuple[list[str | int], Any]]] = [iter([([], root)])]
+    while waiting:
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+        else:
+            yield found
+            waiting.append(_inside(*found))
+
+
+def _inside(place: list[str | int], value: Any) -> Iterator[tuple[list[str | int], Any]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield [*place, _shown(key)], key
+            yield [*place, _shown(key)], each
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield [*place, index], each
 
 
 def _encodable(value: str) -> bool:

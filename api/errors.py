@@ -20,7 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api.schemas.problem import FieldError
+from api.schemas.problem import MAX_ERRORS, FieldError
 from shared.errors import BrokerUnavailable, DatabaseUnavailable, DocumentNotFound, PostroomError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -143,5 +143,5 @@ def render(
         "request_id": request.state.request_id,
     }
     if errors:
-        body["errors"] = [each.model_dump() for each in errors]
+        body["errors"] = [each.model_dump() for each in errors[:MAX_ERRORS]]
     return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)

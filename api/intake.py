@@ -1,7 +1,7 @@
 """The hot path: stamps documents, collects the waiting ones into messages, publishes them.
 
 There is no timer. A document that comes while nothing is being published leaves at once. What comes
-meanwhile is collected until the broker has confirmed that, or until half a message has collected:
+meanwhile is collected until the broker has confirmed that, or until it makes a full message:
 so messages are small when it is quiet and large when it is not.
 """
 
@@ -133,8 +133,8 @@ class Intake:
         return (
             not self._busy
             or self._waiting[0].batch
-            or self._waiting_bytes >= _MESSAGE_BYTES // 2
-            or len(self._waiting) >= _MESSAGE_DOCUMENTS // 2
+            or self._waiting_bytes >= _MESSAGE_BYTES
+            or len(self._waiting) >= _MESSAGE_DOCUMENTS
         )
 
     def _take(self) -> list[_Waiting]:

@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
+import orjson
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -22,6 +23,9 @@ _SOCKET: Final = {
 }
 
 
+_NOT_MIGRATED: Final = frozenset({"42P01", "42703"})
+"""Undefined table, undefined column: migrations have not run yet, so waiting helps."""
+
 __all__ = ["Database", "Session"]
 
 
@@ -29,7 +33,13 @@ class Database:
     """A pool of connections to one PostgreSQL database. Nothing is opened before first use."""
 
     def __init__(
-        self, url: str, *, pool_size: int, statement_seconds: float, application: str
+        self,
+        url: str,
+        *,
+        pool_size: int,
+        statement_seconds: float,
+        application: str,
+        pre_ping: bool = True,
     ) -> None:
         """Prepare the pool.
 
@@ -38,13 +48,17 @@ class Database:
             pool_size: connections at most.
             statement_seconds: time after which PostgreSQL gives a statement up.
             application: what `pg_stat_activity` shows.
+            pre_ping: whether to see before each transaction that the connection is alive. It
+                costs a round trip; without it, the first ones after a restart fail.
         """
         self._engine: Engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=2,
-            pool_pre_ping=True,
+            pool_pre_ping=pre_ping,
+            # jsonb gives 1e29 back as an integer: orjson reads it as the number that was sent.
+            json_deserializer=orjson.loads,
             connect_args={
                 **_SOCKET,
                 "application_name": application,
@@ -67,13 +81,17 @@ class Database:
         except (PoolTimeoutError, OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(_reason(error)) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if error.connection_invalidated or _not_migrated(error):
                 raise DatabaseUnavailable(_reason(error)) from error
             raise
 
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._engine.dispose()
+
+
+def _not_migrated(error: DBAPIError) -> bool:
+    return isinstance(error, ProgrammingError) and error.orig.pgcode in _NOT_MIGRATED  # type: ignore[union-attr]  # psycopg2's has it
 
 
 def _reason(error: Exception) -> str:

@@ -221,6 +221,9 @@ class Publisher:
         """Yield a connection outside the pool, dropped without a handshake afterwards."""
         connection = self._app.connection_for_write()
         try:
+            # Connects as the transport's options say; any other way waits two seconds after a
+            # failure and tries again.
+            connection.default_channel  # noqa: B018  # the property connects
             yield connection
         except _FAULTS as error:
             raise BrokerUnavailable(_reason(error)) from error

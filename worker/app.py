@@ -43,7 +43,11 @@ app.conf.update(
     broker_heartbeat=10,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_pool_limit=2,
+    # For Flower: it asks the workers eight things at once, each on a connection that waits for a
+    # second one to send on. With fewer than these they wait for each other for ever.
+    broker_pool_limit=20,
+    # A worker publishes events only, which may be lost; a confirm for each costs more than they do.
+    broker_transport_options=app.conf.broker_transport_options | {"confirm_publish": False},
     # A worker that comes back while the broker still holds its old connection would otherwise
     # be refused its own control queue.
     control_queue_durable=True,

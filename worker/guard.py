@@ -45,9 +45,13 @@ def _check_time_limit(value: object) -> None:
     if value is None:
         return
     pair = 2
-    fine = isinstance(value, list | tuple) and len(value) == pair
-    if not fine or not all(each is None or isinstance(each, int | float) for each in value):  # type: ignore[attr-defined]
+    if not isinstance(value, list | tuple) or len(value) != pair or not all(map(_is_limit, value)):
         raise MalformedHeaders("timelimit is not a pair of seconds")
+
+
+def _is_limit(value: object) -> bool:
+    # A limit that is over before the task begins would kill one child after the other.
+    return value is None or (isinstance(value, int | float) and value > 0)
 
 
 def _check_time(name: str, value: object) -> None:

@@ -29,6 +29,7 @@ class Runtime:
         self.database = Database(
             settings.database_url.get_secret_value(),
             pool_size=1,
+            pre_ping=False,  # patience covers a connection that is dead, too
             statement_seconds=60,
             application="postroom-worker",
         )

@@ -21,10 +21,11 @@ from api.schemas.document import (
     DocumentIn,
     DocumentOut,
     DocumentPageOut,
+    Key,
     PartialBatchOut,
     Status,
 )
-from api.schemas.problem import FieldError
+from api.schemas.problem import MAX_ERRORS, FieldError
 from api.settings import MAX_BATCH
 from shared.errors import DocumentNotFound
 from shared.messages import Document
@@ -75,9 +76,9 @@ class BatchQuery(BaseModel):
 class DocumentQuery(PageQuery):
     """Which documents to list."""
 
-    category: str | None = Field(None, description="the effective category")
-    source: str | None = None
-    external_id: str | None = None
+    category: Key | None = Field(None, description="the effective category")
+    source: Key | None = None
+    external_id: Key | None = None
     status: Status | None = None
 
 
@@ -196,6 +197,9 @@ async def delete_document(services: ServicesDep, document_id: UUID) -> Response:
 
 async def _read_document(request: Request, services: Services) -> tuple[DocumentIn, int]:
     """Return the document of a request, and the size of its body in bytes."""
+    if request.query_params:
+        errors = [FieldError.of(["query", key], "is not known") for key in request.query_params]
+        raise Invalid("The request has wrong parameters.", errors=errors)
     body.media_type(request, (body.JSON,))
     raw = await body.read(request)
     document = _validated(body.parse(raw), services)
@@ -224,6 +228,10 @@ def _validated(
     value: object, services: Services, place: Sequence[str | int] = (), line: str = ""
 ) -> DocumentIn | list[FieldError]:
     """Return the document that a JSON value is, or what is wrong with it."""
+    if isinstance(value, dict) and len(value) > MAX_ERRORS:
+        # pydantic would name each of them, and a body has room for half a million.
+        detail = f"{line}must not have more than {MAX_ERRORS} fields"
+        return [FieldError.of(place, detail)]
     try:
         context = {"max_content_bytes": services.settings.max_content_bytes}
         return DocumentIn.model_validate(value, context=context)
@@ -242,17 +250,24 @@ async def _read_batch(request: Request) -> tuple[list[_Item], int]:
     kind = body.media_type(request, (body.JSON, body.NDJSON))
     raw = await body.read(request)
     if kind == body.NDJSON:
-        items = [(*body.parse_line(line), f"line {number}: ") for number, line in body.lines(raw)]
+        lines = list(body.lines(raw))
+        _check_count(lines)
+        items = [(*body.parse_line(line), f"line {number}: ") for number, line in lines]
     else:
         values = body.parse(raw)
         if not isinstance(values, list):
             error = FieldError.of([], "must be an array of documents")
             raise Invalid("The batch is no array.", errors=[error])
+        _check_count(values)
         items = [(value, [], "") for value in values]
+    return items, len(raw)
+
+
+def _check_count(items: Sequence[object]) -> None:
+    # Before anything is done with each: a body has room for millions.
     if not 1 <= len(items) <= MAX_BATCH:
         error = FieldError.of([], f"must have 1 to {MAX_BATCH} documents, has {len(items)}")
         raise Invalid("The batch has too many or too few documents.", errors=[error])
-    return items, len(raw)
 
 
 class _Batch:

@@ -5,6 +5,9 @@ from typing import Any, Final, Self
 
 from pydantic import BaseModel, Field
 
+MAX_ERRORS: Final = 100
+"""Errors in one answer at most: a body of megabytes can have millions."""
+
 _DETAILS: Final = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",

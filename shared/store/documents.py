@@ -119,7 +119,11 @@ def delete(session: Session, document_id: UUID, now: int) -> int:
 
 
 def purge_tombstones(session: Session, days: int, limit: int) -> int:
-    """Remove up to `limit` tombstones that are older than `days`; return how many."""
+    """Remove up to `limit` tombstones that are older than `days` and one more; return how many.
+
+    The day more is for messages: one that a worker took because it was just young enough may
+    wait for a while before it is stored, and clocks differ.
+    """
     rows = session.execute(_PURGE, {"days": days, "limit": limit}).all()
     return len(rows)
 
@@ -311,7 +315,7 @@ def _values(document_id: str, row: _Row) -> Iterable[Any]:
 
 
 def _json(value: object) -> str:
-    # Not orjson: PostgreSQL's jsonb gives 1e29 back as an integer, which orjson finds too large.
+    # Not orjson, which writes no named tuples and no integer of more than 64 bits.
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -416,7 +420,7 @@ _ERASE: Final = text("""
 _PURGE: Final = text("""
     DELETE FROM documents WHERE id = ANY(ARRAY(
         SELECT id FROM documents
-        WHERE content IS NULL AND updated_at < now() - make_interval(days => :days)
+        WHERE content IS NULL AND updated_at < now() - make_interval(days => :days + 1)
         LIMIT :limit FOR UPDATE SKIP LOCKED))
     AND content IS NULL RETURNING id
 """)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -93,10 +94,13 @@ class _Message:
         Raises:
             AlreadyAccounted, GiveBack
         """
-        try:
-            return runtime.patience(lambda: self._ingest_once(hint=hint))
-        except (NeedsClassification, Vanished):
-            return runtime.patience(lambda: self._ingest_once(hint=False))
+        while True:
+            try:
+                return runtime.patience(partial(self._ingest_once, hint=hint))
+            except (NeedsClassification, Vanished):
+                # Without the hint all is classified, and only a tombstone that is purged between
+                # two of our statements can vanish once more.
+                hint = False
 
     def _ingest_once(self, *, hint: bool) -> str:
         known = self._look_up() if hint else {}

@@ -1,0 +1,175 @@
+"""What is measured: two stacks of API and worker on one PostgreSQL and one RabbitMQ."""
+
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg2
+from sqlalchemy import create_engine
+
+from benchmarks.baseline.table import Base
+from local.ports import LOOPBACK, free_ports
+from local.postgres import Postgres
+from local.rabbitmq import Ports, RabbitMQ
+from local.server import Command, Server, clean_environment, family
+
+# One thread a process for linear algebra, in both stacks.
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class Program(Server):
+    """A program of one of the stacks, run like a server: started when needed, stopped after."""
+
+    def __init__(
+        self, folder: Path, argv: Sequence[str], env: dict[str, str], ready_url: str | None = None
+    ) -> None:
+        super().__init__(folder)
+        self._command = Command(folder.name, (sys.executable, "-m", *argv), env | _ONE_THREAD)
+        self._ready_url = ready_url
+
+    @property
+    def url(self) -> str:
+        """Where it says that it is ready; empty for a worker."""
+        return self._ready_url or ""
+
+    def prepare(self) -> None:
+        """Make the folder of its log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def commands(self) -> list[Command]:
+        """Return the one process."""
+        return [self._command]
+
+    def ready(self) -> bool:
+        """Say whether it serves; of a worker, what it stores tells."""
+        if self._ready_url is None:
+            return True
+        try:
+            with urllib.request.urlopen(self._ready_url, timeout=5) as answer:
+                return bool(answer.status == 200)  # noqa: PLR2004  # the one good answer
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it and its children have used so far."""
+        times = [each.cpu_times() for pid in self.pids() for each in family(pid)]
+        return sum(each.user + each.system for each in times)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One way to do it: an API process and a worker process, a database and a virtual host.
+
+    Attributes:
+        name: for people.
+        api: serves `documents_url`.
+        worker: takes what the API sent.
+        documents_url: takes one document.
+        database_url: has the table `documents`.
+        database: our own look into it.
+        commits_sql: (documents, seconds since the epoch) of each commit, in their order.
+        tables: what a new measurement empties.
+    """
+
+    name: str
+    api: Program
+    worker: Program
+    documents_url: str
+    database_url: str
+    database: psycopg2.extensions.connection
+    commits_sql: str
+    tables: str
+
+    def empty(self) -> None:
+        """Forget all documents; none may be on its way."""
+        self._query(f"TRUNCATE {self.tables}")
+        self._query("CHECKPOINT")  # so that none falls into the measurement
+
+    def commits(self) -> list[tuple[int, float]]:
+        """Return (documents, seconds since the epoch) of each commit so far."""
+        return self._query(self.commits_sql)
+
+    def stored(self) -> int:
+        """Return how many documents are stored."""
+        [[count]] = self._query("SELECT count(*) FROM documents")
+        return int(count)
+
+    def _query(self, sql: str) -> list[Any]:
+        with self.database.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def stacks(folder: Path) -> Iterator[tuple[Stack, Stack]]:
+    """Start PostgreSQL and RabbitMQ, and yield our stack and the baseline, not yet started.
+
+    Raises:
+        local.server.ServerError: one of the servers cannot be started.
+    """
+    with (
+        Postgres(folder / "postgres", free_ports(1)[0]) as postgres,
+        RabbitMQ(folder / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
+    ):
+        yield _ours(folder, postgres, rabbitmq), _baseline(folder, postgres, rabbitmq)
+
+
+def _ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
+    env = _environment(postgres.create_database("ours"), rabbitmq.create_vhost("ours"))
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
+        env=clean_environment() | env,
+        check=True,
+    )
+    [port] = free_ports(1)
+    url = f"http://{LOOPBACK}:{port}"
+    api_env = env | {"API_PORT": str(port), "API_HOST": LOOPBACK, "ROOT_PATH": ""}
+    return Stack(
+        name="postroom",
+        api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
+        worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": "1"}),
+        documents_url=f"{url}/v1/documents",
+        database_url=env["DATABASE_URL"],
+        database=_look_into(env["DATABASE_URL"]),
+        commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
+        " ORDER BY committed_at",
+        tables="documents, ledger",
+    )
+
+
+def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
+    env = _environment(postgres.create_database("baseline"), rabbitmq.create_vhost("baseline"))
+    engine = create_engine(env["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:"))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    [port] = free_ports(1)
+    url = f"http://{LOOPBACK}:{port}"
+    api = ["benchmarks.baseline.api", str(port)]
+    worker = ["celery", "--app=benchmarks.baseline.worker", "worker", "--concurrency=1"]
+    return Stack(
+        name="baseline",
+        api=Program(folder / "baseline-api", api, env, f"{url}/livez"),
+        worker=Program(folder / "baseline-worker", worker, env),
+        documents_url=f"{url}/documents",
+        database_url=env["DATABASE_URL"],
+        database=_look_into(env["DATABASE_URL"]),
+        commits_sql="SELECT 1, extract(epoch FROM created_at)::float8 FROM documents"
+        " ORDER BY created_at",
+        tables="documents",
+    )
+
+
+def _environment(database_url: str, broker_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "BROKER_URL": broker_url, "LOG_LEVEL": "INFO"}
+
+
+def _look_into(database_url: str) -> psycopg2.extensions.connection:
+    database = psycopg2.connect(database_url)
+    database.autocommit = True
+    return database

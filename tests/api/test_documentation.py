@@ -1,0 +1,162 @@
+"""The documentation: complete, and readable in a browser that reaches nothing but the API."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Response,
+    Route,
+    expect,
+    sync_playwright,
+)
+
+from tests.stack import Api
+
+pytestmark = pytest.mark.rabbitmq
+
+OPERATIONS = {
+    ("post", "/v1/documents"),
+    ("post", "/v1/documents/batch"),
+    ("put", "/v1/documents/{document_id}"),
+    ("get", "/v1/documents/{document_id}"),
+    ("get", "/v1/documents"),
+    ("delete", "/v1/documents/{document_id}"),
+    ("get", "/v1/categories"),
+    ("get", "/v1/ledger"),
+    ("get", "/livez"),
+    ("get", "/readyz"),
+    ("get", "/health"),
+}
+
+
+@pytest.fixture(scope="module")
+def schema(client: httpx2.Client) -> dict[str, Any]:
+    schema: dict[str, Any] = client.get("/openapi.json").json()
+    return schema
+
+
+def test_every_operation_is_described(schema: dict[str, Any]) -> None:
+    operations = {
+        (method, path): operation
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert operations.keys() == OPERATIONS
+    for operation in operations.values():
+        assert operation["description"]
+        assert "application/problem+json" in operation["responses"]["default"]["content"]
+    names = [operation["operationId"] for operation in operations.values()]
+    assert len(set(names)) == len(OPERATIONS)
+
+
+def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
+    names = set(re.findall(r"'#/components/schemas/(\w+)'", str(schema)))
+    assert "DocumentIn" in names
+    assert names == schema["components"]["schemas"].keys()
+
+
+def test_bodies_and_answers_are_described(schema: dict[str, Any]) -> None:
+    post = schema["paths"]["/v1/documents"]["post"]
+    content = post["requestBody"]["content"]
+    assert content["application/json"]["schema"]["$ref"].endswith("/DocumentIn")
+    assert {"202", "400", "413", "415", "422", "503"} <= post["responses"].keys()
+    batch = schema["paths"]["/v1/documents/batch"]["post"]
+    assert batch["requestBody"]["content"].keys() == {"application/json", "application/x-ndjson"}
+    assert {"202", "207"} <= batch["responses"].keys()
+
+
+def test_the_example_is_accepted(client: httpx2.Client, schema: dict[str, Any]) -> None:
+    example = schema["components"]["schemas"]["DocumentIn"]["example"]
+    assert client.post("/v1/documents", json=example).status_code == 202
+
+
+class Seen:
+    """What a page did that it should not."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self._origin = origin
+        self.foreign: list[str] = []
+        self.failed: list[str] = []
+        self.errors: list[str] = []
+        page.route("**/*", self._pass)
+        page.on("requestfailed", lambda request: self.failed.append(request.url))
+        page.on("response", self._see_response)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._see_line)
+
+    def nothing_wrong(self) -> None:
+        assert (self.foreign, self.failed, self.errors) == ([], [], [])
+
+    def _see_response(self, response: Response) -> None:
+        if not response.ok:
+            self.failed.append(response.url)
+
+    def _see_line(self, line: ConsoleMessage) -> None:
+        if line.type == "error":
+            self.errors.append(line.text)
+
+    def _pass(self, route: Route) -> None:
+        url = urlsplit(route.request.url)
+        if url.scheme in {"data", "blob"} or f"{url.scheme}://{url.netloc}" == self._origin:
+            route.continue_()
+        else:
+            self.foreign.append(route.request.url)
+            route.abort()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Path) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox refuses to start as root; the only pages it sees are ours.
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    page.close()
+
+
+@pytest.mark.chromium
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_page_shows_every_operation(
+    api: Api, client: httpx2.Client, page: Page, path: str
+) -> None:
+    seen = Seen(page, api.url)
+    page.goto(f"{api.url}{path}", wait_until="networkidle")
+    expect(page.get_by_text("Create Document").locator("visible=true").first).to_be_visible(
+        timeout=20_000
+    )
+    text = page.locator("body").inner_text().replace("\u200b", "").lower()
+    for summary in ("create documents", "replace document", "delete document", "get ledger"):
+        assert summary in text
+    seen.nothing_wrong()
+
+
+@pytest.mark.chromium
+def test_an_operation_can_be_tried_from_the_page(
+    api: Api, client: httpx2.Client, page: Page
+) -> None:
+    seen = Seen(page, api.url)
+    page.goto(f"{api.url}/docs")
+    page.locator("#operations-health-getLiveness").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table tbody .response-col_status").first).to_contain_text(
+        "200"
+    )
+    seen.nothing_wrong()
