@@ -68,6 +68,7 @@ def _configure_logs(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _load_model(**_: Any) -> None:
+    _configure_logs()  # Celery would do it later only
     runtime.load_model()
 
 
