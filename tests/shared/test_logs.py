@@ -1,0 +1,65 @@
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from shared.logs import configure_logs
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_every_library_writes_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("INFO", "worker")
+    with structlog.contextvars.bound_contextvars(request_id="r-1"):
+        structlog.get_logger("ours").info("message ingested", documents=3)
+        logging.getLogger("theirs").warning("%s is away", "broker")
+    ours, theirs = lines(capsys)
+    timestamps = [line.pop("timestamp") for line in (ours, theirs)]
+    assert all(stamp.endswith("Z") for stamp in timestamps)
+    common = {"program": "worker", "request_id": "r-1"}
+    assert ours == common | {
+        "event": "message ingested", "documents": 3, "level": "info", "logger": "ours"
+    }  # fmt: skip
+    assert theirs == common | {"event": "broker is away", "level": "warning", "logger": "theirs"}
+
+
+def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("WARNING", "api")
+    structlog.get_logger("ours").info("no")
+    logging.getLogger("theirs").info("no")
+    structlog.get_logger("ours").error("yes")
+    assert [line["event"] for line in lines(capsys)] == ["yes"]
+
+
+def test_an_exception_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("INFO", "api")
+    try:
+        int("two\nlines")
+    except ValueError:
+        structlog.get_logger("ours").exception("failed")
+    (line,) = lines(capsys)
+    assert r"ValueError: invalid literal for int() with base 10: 'two\nlines'" in line["exception"]
+
+
+def test_configuring_again_writes_every_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("INFO", "api")
+    configure_logs("INFO", "api")
+    logging.getLogger("theirs").info("once")
+    assert len(lines(capsys)) == 1

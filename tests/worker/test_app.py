@@ -1,0 +1,88 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.queue import QUEUES
+from worker.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_worker_sees_the_queues_that_the_api_declares() -> None:
+    """Other arguments here would be a 406 for whoever comes second."""
+
+    def facts(queue: Any) -> tuple[object, ...]:
+        exchange = queue.exchange.name
+        return exchange, queue.routing_key, queue.durable, queue.queue_arguments
+
+    seen = {name: facts(queue) for name, queue in app.amqp.queues.items()}
+    assert seen == {name: facts(queue) for name, queue in QUEUES.items()}
+    assert seen["ingest"][0] == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        # Each was seen to lose messages, or to end the worker, with Celery's own default.
+        ("task_acks_late", True),
+        ("task_reject_on_worker_lost", True),
+        ("task_acks_on_failure_or_timeout", False),
+        ("task_create_missing_queues", False),
+        ("task_ignore_result", True),
+        ("worker_prefetch_multiplier", 1),
+        ("accept_content", ["json"]),
+        ("broker_connection_max_retries", None),
+        ("worker_consumer", "worker.guard:SafeConsumer"),
+        ("worker_detect_quorum_queues", True),
+        ("control_queue_exclusive", False),
+    ],
+)
+def test_what_keeps_messages_safe_is_set(setting: str, value: object) -> None:
+    assert app.conf[setting] == value
+
+
+def start(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    addresses = {"DATABASE_URL": "postgresql://nowhere.invalid/", "BROKER_URL": "amqp://nowhere//"}
+    return subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env={**os.environ, **addresses, "PYTHONPATH": str(ROOT), **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "names"),
+    [
+        ({"WORKER_CONCURRENCY": "0"}, ["WORKER_CONCURRENCY"]),
+        ({"WORKER_NAME": "a b"}, ["WORKER_NAME"]),
+        ({"DATABASE_URL": "", "RETRY_MAX_SECONDS": "x"}, ["DATABASE_URL", "RETRY_MAX_SECONDS"]),
+    ],
+)
+def test_a_wrong_setting_ends_the_worker_with_one_line(
+    tmp_path: Path, environment: dict[str, str], names: list[str]
+) -> None:
+    done = start(tmp_path, **environment)
+    assert done.returncode != 0
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("postroom: wrong settings: ")
+    assert all(name in line for name in names)
+
+
+def test_a_refused_model_ends_the_worker_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "manifest.json").write_text("{}")
+    done = start(tmp_path, MODEL_DIR=str(tmp_path / "model"))
+    assert done.returncode != 0
+    # Python warns before it where the tests are run by root.
+    assert done.stderr.splitlines()[-1].startswith("postroom: ")
+    assert "manifest.json" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("postroom: ") == 1
+    assert "Traceback" not in done.stdout + done.stderr
