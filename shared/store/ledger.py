@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.account import Mark
@@ -81,11 +82,11 @@ def record(
         "outcomes": outcomes,
         "deltas": _json(deltas),
     }
-    if session.execute(_RECORD, values).first() is None:
-        raise AlreadyAccounted
-    # A statement of its own: in one with the insert, its snapshot could be older than the fold on
-    # whose row the insert waited, and the message would count twice.
-    if session.scalar(_DONE, {"producer_id": str(envelope.producer_id), "seq": envelope.seq}):
+    try:
+        folded = session.scalar(_RECORD, values)
+    except IntegrityError as error:
+        raise AlreadyAccounted from error
+    if folded:
         raise AlreadyAccounted
 
 
@@ -144,15 +145,14 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
+# Two statements, sent in one go. The second sees what is committed by then: as a part of the first,
+# its snapshot could be older than the fold on whose row the insert has waited, and the message
+# would count twice.
 _RECORD: Final = text("""
     INSERT INTO ledger (producer_id, seq, documents, through, stored, unchanged, superseded,
         refused, failed, dead, outcomes, deltas)
     VALUES (CAST(:producer_id AS uuid), :seq, :documents, :through, :stored, :unchanged,
-        :superseded, :refused, :failed, :dead, :outcomes, CAST(:deltas AS jsonb))
-    ON CONFLICT (producer_id, seq) DO NOTHING RETURNING seq
-""")
-
-_DONE: Final = text("""
+        :superseded, :refused, :failed, :dead, :outcomes, CAST(:deltas AS jsonb));
     SELECT EXISTS (SELECT FROM ledger_producers
         WHERE producer_id = CAST(:producer_id AS uuid) AND done @> CAST(:seq AS int8))
 """)
