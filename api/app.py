@@ -43,14 +43,11 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services = Services(settings)
         app.state.services = services
-        async with asyncio.TaskGroup() as group:
-            keepers = [
-                group.create_task(services.keep_account()),
-                group.create_task(services.keep_queues()),
-            ]
-            yield
-            for keeper in keepers:
-                keeper.cancel()
+        keeper = asyncio.create_task(services.keep_up())
+        yield
+        keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeper
         await services.close()
 
     # The pages of the documentation with their assets in our package: no internet needed.

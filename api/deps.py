@@ -1,7 +1,7 @@
 """What the routes work with: made once a process, in the lifespan of the app."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Final, TypeVar
 
@@ -76,37 +76,9 @@ class Services:
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
 
-    async def keep_account(self) -> None:
-        """Write a mark every second, until cancelled; say once that it fails, and once that not."""
-        failing = False
-        while True:
-            try:
-                await self._mark()
-            except DatabaseUnavailable as error:
-                if not failing:
-                    logger.warning("marks cannot be written", reason=str(error))
-                failing = True
-            else:
-                if failing:
-                    logger.info("marks are written again")
-                failing = False
-            await asyncio.sleep(_EVERY_SECONDS)
-
-    async def keep_queues(self) -> None:
-        """Declare the queues, at start and again whenever a publish has failed, until cancelled."""
-        failing = False
-        while True:
-            if not self._publisher.declared:
-                try:
-                    await asyncio.to_thread(self._publisher.declare)
-                except BrokerUnavailable as error:
-                    if not failing:
-                        logger.warning("queues cannot be declared", reason=str(error))
-                    failing = True
-                else:
-                    logger.info("queues declared")
-                    failing = False
-            await asyncio.sleep(_EVERY_SECONDS)
+    async def keep_up(self) -> None:
+        """Write a mark and see to the queues every second, until cancelled."""
+        await asyncio.gather(_repeat(self._mark), _repeat(self._declare_queues))
 
     async def check_broker(self) -> None:
         """See whether the broker takes documents.
@@ -130,6 +102,12 @@ class Services:
         self._publisher.close()
         self.database.close()
 
+    async def _declare_queues(self) -> None:
+        """Declare the queues, at start and again after a publish has failed."""
+        if not self._publisher.declared:
+            await asyncio.to_thread(self._publisher.declare)
+            logger.info("queues declared")
+
     async def _mark(self, *, closed: bool = False) -> None:
         mark = self._account.mark(closed=closed)
         try:
@@ -137,6 +115,24 @@ class Services:
         except BaseException:
             self._account.unwritten(mark)
             raise
+
+
+async def _repeat(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something every second, whatever happens; say once that it fails, and once that not."""
+    failing = False
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001  # the next second may bring what is missing
+            if not failing:
+                reason = f"{type(error).__name__}: {error}"
+                logger.warning("background work fails", work=work.__name__, reason=reason)
+            failing = True
+        else:
+            if failing:
+                logger.info("background work succeeds again", work=work.__name__)
+            failing = False
+        await asyncio.sleep(_EVERY_SECONDS)
 
 
 async def services(request: Request) -> Services:

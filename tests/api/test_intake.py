@@ -176,14 +176,14 @@ class TestIntake:
 
         async def test() -> None:
             publisher.gate.clear()
-            waiting = [asyncio.create_task(intake.accept(made(), 10)) for _ in range(50)]
+            waiting = [asyncio.create_task(intake.accept(made(), 10)) for _ in range(100)]
             assert await asyncio.to_thread(publisher.started.acquire, timeout=10)
             assert not publisher.started.acquire(blocking=False)
             waiting.append(asyncio.create_task(intake.accept(made(), 10)))
             assert await asyncio.to_thread(publisher.started.acquire, timeout=10)
             publisher.gate.set()
             await asyncio.gather(*waiting)
-            assert sorted(map(len, publisher.messages)) == [1, 50]
+            assert sorted(map(len, publisher.messages)) == [1, 100]
 
         run(test())
 

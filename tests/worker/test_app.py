@@ -33,7 +33,6 @@ def test_the_worker_sees_the_queues_that_the_api_declares() -> None:
         ("task_acks_on_failure_or_timeout", False),
         ("task_create_missing_queues", False),
         ("task_ignore_result", True),
-        ("worker_prefetch_multiplier", 1),
         ("accept_content", ["json"]),
         ("broker_connection_max_retries", None),
         ("worker_consumer", "worker.guard:SafeConsumer"),
