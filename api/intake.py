@@ -150,7 +150,7 @@ class Intake:
                 size += first.size
             self._waiting.popleft()
             self._waiting_bytes -= first.size
-            if first.batch or len(group) == _MESSAGE_DOCUMENTS:
+            if group and (group[-1].batch or len(group) == _MESSAGE_DOCUMENTS):
                 break
         return group
 

@@ -243,6 +243,28 @@ class TestIntake:
 
         run(test())
 
+    def test_batches_whose_callers_left_hold_nobody_up(
+        self, intake: Intake, publisher: RecordingPublisher
+    ) -> None:
+        async def test() -> None:
+            held = publisher.hold(intake)
+            await publisher.all_held()
+            # More than there are threads, each of which looks for the next message once.
+            leave = [
+                asyncio.create_task(intake.accept_batch([made()], 10))
+                for _ in range(PUBLISHER_THREADS + 1)
+            ]
+            stays = asyncio.create_task(intake.accept(made("stays"), 10))
+            await asyncio.sleep(0)
+            for each in leave:
+                each.cancel()
+            await asyncio.sleep(0)
+            publisher.gate.set()
+            await asyncio.gather(stays, *held)
+            assert publisher.messages[-1][0]["content"] == "stays"
+
+        run(test())
+
 
 class TestStamped:
     def test_a_message_says_only_what_the_request_said(self) -> None:
