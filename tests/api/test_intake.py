@@ -26,6 +26,7 @@ class RecordingPublisher:
         self.messages: list[list[Document]] = []
         self.summaries: list[str] = []
         self.error: Exception | None = None
+        self.lock = threading.Lock()
         self.started = threading.Semaphore(0)
         self.gate = threading.Event()
         self.gate.set()
@@ -35,13 +36,14 @@ class RecordingPublisher:
     ) -> Envelope:
         assert message is INGEST
         assert documents == len(payload["documents"])
+        with self.lock:  # in the order of their numbers: the threads end in any
+            envelope = self.account.number(documents)
+            self.messages.append(payload["documents"])
+            self.summaries.append(summary)
         self.started.release()
         assert self.gate.wait(10)
         if self.error:
             raise self.error
-        envelope = self.account.number(documents)
-        self.messages.append(payload["documents"])
-        self.summaries.append(summary)
         return envelope
 
     def hold(self, intake: Intake) -> list[asyncio.Task[Envelope]]:
@@ -165,7 +167,7 @@ class TestIntake:
             for each in await asyncio.gather(*waiting, *held, return_exceptions=True):
                 assert isinstance(each, BrokerUnavailable)
             publisher.error = None
-            assert (await intake.accept(made(), 10)).seq == 1
+            assert (await intake.accept(made(), 10)).documents == 1
 
         run(test())
 
