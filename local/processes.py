@@ -26,16 +26,21 @@ MARK = "POSTROOM_RUN"
 
 def marked(data_dir: Path) -> list[psutil.Process]:
     """Return the processes, but for our own, that a run with this data folder started."""
-    return [each for each in psutil.process_iter() if _mark_of(each) == str(data_dir)]
+    return [each for each in psutil.process_iter() if _is_marked(each, data_dir)]
 
 
-def _mark_of(process: psutil.Process) -> str | None:
+def _is_marked(process: psutil.Process, data_dir: Path) -> bool:
     if process.pid == os.getpid():
-        return None
+        return False
     try:
-        return process.environ().get(MARK)
+        try:
+            return process.environ().get(MARK) == str(data_dir)
+        except (psutil.AccessDenied, PermissionError):
+            # Root in a container may not look at what another account runs, such as PostgreSQL.
+            # Everybody may see commands, and its one names a folder of ours.
+            return any(word.startswith(f"{data_dir}/") for word in process.cmdline())
     except (psutil.Error, OSError):
-        return None  # gone, or another user's
+        return False  # gone
 
 
 def port_owner(port: int) -> str:
