@@ -59,7 +59,11 @@ def port_owner(port: int) -> str:
 @contextlib.contextmanager
 def only_run(data_dir: Path) -> Iterator[None]:
     """Hold the data folder's lock, so that one run at a time uses it; else raise ServerError."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"wrong settings: DATA_DIR: {error}"
+        raise ServerError(msg) from error
     with (data_dir / "run.lock").open("a+") as lock:
         _lock(lock, data_dir)
         lock.truncate(0)

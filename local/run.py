@@ -50,7 +50,8 @@ def check_port(name: str, host: str, port: int) -> None:
     try:
         free = is_free(port, host)
     except OSError as error:
-        msg = f"cannot listen on {host}:{port} ({name}): {error.strerror}"
+        setting = "API_HOST" if name == "API_PORT" else name
+        msg = f"cannot listen on {host}:{port} ({setting}): {error.strerror}"
         raise ServerError(msg) from error
     if not free:
         msg = f"port {port} is taken{port_owner(port)}; set {name} to another one"
@@ -149,6 +150,7 @@ class Run:
             "API_PORT": str(self.settings.api_port),
             "FLOWER_PORT": str(self.settings.flower_port),
             "DATA_DIR": str(self.data),
+            "WORKER_NAME": self.settings.worker_name,
             "WORKER_CONCURRENCY": str(self.settings.worker_concurrency),
             "PYTHONUNBUFFERED": "1",
         }
@@ -219,7 +221,7 @@ class Run:
             self.watch()
 
     def _all_run(self) -> bool:
-        """Say whether every process of Postroom has lived for a second."""
+        """Say whether every process of Postroom has lived for as long as it takes to start."""
         ours = [each for each in self._seen.values() if each.name.startswith("postroom:")]
         return all(each.status == "RUNNING" for each in ours)
 

@@ -24,6 +24,7 @@ class Settings:
     api_port: int
     flower_port: int
     data_dir: Path
+    worker_name: str
     worker_concurrency: int
 
     @property
@@ -50,6 +51,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         api_port=_number(given, "API_PORT", 8000, 65535),
         flower_port=_number(given, "FLOWER_PORT", 5555, 65535),
         data_dir=ROOT / Path(given.get("DATA_DIR", ".data")).expanduser(),
+        worker_name=given.get("WORKER_NAME", "worker"),
         worker_concurrency=_number(given, "WORKER_CONCURRENCY", cores, 1000),
     )
 

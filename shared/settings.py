@@ -9,6 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -18,7 +20,13 @@ def _database_url(value: SecretStr) -> SecretStr:
     scheme, separator, rest = value.get_secret_value().partition("://")
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
         raise ValueError("must start with postgresql://")
-    return SecretStr(f"postgresql+psycopg2://{rest}")
+    url = f"postgresql+psycopg2://{rest}"
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        # Without the cause, which quotes a part of the URL, perhaps of the password.
+        raise ValueError("is no URL of a database") from None
+    return SecretStr(url)
 
 
 def _broker_url(value: SecretStr) -> SecretStr:

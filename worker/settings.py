@@ -2,17 +2,26 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from shared.settings import SharedSettings
-from worker.classify.artefact import DEFAULT
+from worker.classify.artefact import DEFAULT, MANIFEST
+
+
+def _has_artefact(directory: Path) -> Path:
+    if not (directory / MANIFEST).is_file():
+        raise ValueError(f"has no {MANIFEST}")
+    return directory
 
 
 class WorkerSettings(SharedSettings):
     """What a worker needs to know besides where database and broker are."""
 
-    model_dir: Path = Field(DEFAULT, description="folder of the classifier's artefact")
+    model_dir: Annotated[Path, AfterValidator(_has_artefact)] = Field(
+        DEFAULT, description="folder of the classifier's artefact"
+    )
     worker_concurrency: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,

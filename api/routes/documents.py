@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from api.schemas.document import (
     PartialBatchOut,
     Status,
 )
-from api.schemas.problem import MAX_ERRORS, FieldError
+from api.schemas.problem import FieldError
 from api.settings import MAX_BATCH
 from shared.errors import DocumentNotFound
 from shared.messages import Document
@@ -61,6 +62,9 @@ _BATCH_ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
 _FOUND: Final[dict[int | str, dict[str, Any]]] = {
     200: {"headers": {"ETag": {"schema": {"type": "string"}, "description": "the revision"}}}
 }
+
+_MAX_FIELDS: Final = 20
+"""Fields of a document that are looked at: there are six."""
 
 _PAGE_BYTES: Final = 8 << 20
 
@@ -228,9 +232,9 @@ def _validated(
     value: object, services: Services, place: Sequence[str | int] = (), line: str = ""
 ) -> DocumentIn | list[FieldError]:
     """Return the document that a JSON value is, or what is wrong with it."""
-    if isinstance(value, dict) and len(value) > MAX_ERRORS:
+    if isinstance(value, dict) and len(value) > _MAX_FIELDS:
         # pydantic would name each of them, and a body has room for half a million.
-        detail = f"{line}must not have more than {MAX_ERRORS} fields"
+        detail = f"{line}must not have more than {_MAX_FIELDS} fields"
         return [FieldError.of(place, detail)]
     try:
         context = {"max_content_bytes": services.settings.max_content_bytes}
@@ -250,7 +254,7 @@ async def _read_batch(request: Request) -> tuple[list[_Item], int]:
     kind = body.media_type(request, (body.JSON, body.NDJSON))
     raw = await body.read(request)
     if kind == body.NDJSON:
-        lines = list(body.lines(raw))
+        lines = list(islice(body.lines(raw), MAX_BATCH + 1))
         _check_count(lines)
         items = [(*body.parse_line(line), f"line {number}: ") for number, line in lines]
     else:
@@ -266,7 +270,7 @@ async def _read_batch(request: Request) -> tuple[list[_Item], int]:
 def _check_count(items: Sequence[object]) -> None:
     # Before anything is done with each: a body has room for millions.
     if not 1 <= len(items) <= MAX_BATCH:
-        error = FieldError.of([], f"must have 1 to {MAX_BATCH} documents, has {len(items)}")
+        error = FieldError.of([], f"must have 1 to {MAX_BATCH} documents")
         raise Invalid("The batch has too many or too few documents.", errors=[error])
 
 

@@ -15,6 +15,7 @@ MAX_METADATA_BYTES: Final = 16 << 10
 MAX_METADATA_DEPTH: Final = 100
 MAX_KEY_LENGTH: Final = 512
 
+_TOO_DEEP: Final = f"must not be nested deeper than {MAX_METADATA_DEPTH} levels"
 _ESCAPED_NUL: Final = b"\\u0000"
 
 
@@ -33,12 +34,14 @@ def _no_nul(value: str) -> str:
 
 
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
-    # The nesting is measured first: orjson refuses what is nested deeper than it can write.
-    if _depth(value) > MAX_METADATA_DEPTH:
-        raise ValueError(f"must not be nested deeper than {MAX_METADATA_DEPTH} levels")
-    encoded = orjson.dumps(value)
+    try:
+        encoded = orjson.dumps(value)
+    except orjson.JSONEncodeError as error:  # far deeper than we allow
+        raise ValueError(_TOO_DEEP) from error
     if len(encoded) > MAX_METADATA_BYTES:
         raise ValueError(f"must not be longer than {MAX_METADATA_BYTES} bytes of JSON")
+    if _depth(value) > MAX_METADATA_DEPTH:
+        raise ValueError(_TOO_DEEP)
     if _ESCAPED_NUL in encoded and (place := _find_nul(value)) is not None:
         raise ValueError(f"must not contain NUL characters, as {place} does")
     return value

@@ -8,6 +8,9 @@ from pydantic import BaseModel, Field
 MAX_ERRORS: Final = 100
 """Errors in one answer at most: a body of megabytes can have millions."""
 
+_MAX_KEY: Final = 100
+"""Characters of a key that an error repeats."""
+
 _DETAILS: Final = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
@@ -50,7 +53,7 @@ class FieldError(BaseModel):
     @classmethod
     def of(cls, location: Sequence[str | int], detail: str) -> Self:
         """Return the error at a location, such as `("metadata", "key")`."""
-        steps = (str(step).replace("~", "~0").replace("/", "~1") for step in location)
+        steps = (str(step)[:_MAX_KEY].replace("~", "~0").replace("/", "~1") for step in location)
         return cls(pointer="".join(f"/{step}" for step in steps), detail=detail)
 
 

@@ -67,6 +67,13 @@ class TestRead:
         with pytest.raises(ContentTooLarge):
             read(chunks(), content_encoding="gzip")
 
+    def test_counts_what_is_packed_too(self) -> None:
+        """Empty gzip files, one after the other, are nothing once they are unpacked."""
+        empty = gzip.compress(b"")
+        packed = empty * (MAX_BODY_BYTES // len(empty) + 1)
+        with pytest.raises(ContentTooLarge):
+            read(cut(packed, 1 << 20), content_encoding="gzip")
+
     def test_refuses_an_announced_length_before_anything_is_read(self) -> None:
         with pytest.raises(ContentTooLarge):
             read([], content_length=str(MAX_BODY_BYTES + 1))
@@ -152,5 +159,5 @@ class TestParse:
 
 
 def test_lines_are_numbered_with_the_blank_ones() -> None:
-    assert list(body.lines(b"\na\r\n\r\n \nb")) == [(2, b"a\r"), (5, b"b")]
+    assert list(body.lines(b"\na\r\n\r\n \nb")) == [(2, b"a\r\n"), (5, b"b")]
     assert list(body.lines(b"")) == []

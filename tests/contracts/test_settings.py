@@ -48,6 +48,7 @@ def test_the_examples_are_the_defaults(
 def test_the_example_is_accepted_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in examples().items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "worker").symlink_to(ROOT / "worker")  # the example's MODEL_DIR is relative
     monkeypatch.chdir(tmp_path)
     assert ApiSettings().api_port == 8000
     assert WorkerSettings().worker_name == "worker"

@@ -255,7 +255,7 @@ def test_settings_come_from_environment_then_file(
 
 
 def test_an_address_of_another_machine_is_told() -> None:
-    with pytest.raises(ServerError, match=r"^cannot listen on 192\.0\.2\.1:80 \(API_PORT\): "):
+    with pytest.raises(ServerError, match=r"^cannot listen on 192\.0\.2\.1:80 \(API_HOST\): "):
         check_port("API_PORT", "192.0.2.1", 80)
 
 

@@ -49,6 +49,8 @@ def test_every_usual_scheme_means_psycopg2(environment: pytest.MonkeyPatch, sche
         ("DATABASE_URL", "mysql://user:secret@localhost/x"),
         ("DATABASE_URL", "postgresql:/secret"),
         ("DATABASE_URL", "secret"),
+        ("DATABASE_URL", "postgresql://[::secret"),
+        ("DATABASE_URL", "postgresql://host:secret/database"),
         ("BROKER_URL", "redis://:secret@localhost"),
         ("BROKER_URL", "amqp://"),
         ("BROKER_URL", "secret"),
