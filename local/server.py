@@ -97,6 +97,8 @@ def dying_with_parent(argv: Iterable[str], death: str = "KILL") -> list[str]:
     """
     argv = list(argv)
     if threading.current_thread() is threading.main_thread() and shutil.which("setpriv"):
+        if argv[0] == "setpriv":  # changing the account would undo what an outer one has set
+            argv = argv[1:]
         return ["setpriv", "--pdeathsig", death, *argv]
     return argv
 

@@ -1,6 +1,8 @@
 """The embedded PostgreSQL is started, stopped and killed."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -8,7 +10,9 @@ import pytest
 
 from local.ports import free_ports
 from local.postgres import Postgres
-from local.server import ServerError, alive, family
+from local.server import ServerError, alive, family, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become somebody else")
 
@@ -28,6 +32,22 @@ def test_data_outlives_stop_and_kill(own_postgres: Postgres) -> None:
     own_postgres.start()
     own_postgres.wait_ready()
     assert own_postgres.sql("select word from word order by 1", "kept") == "first\nsecond"
+
+
+def test_none_outlives_a_test_run_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, time; from local.ports import free_ports;"
+        "from local.postgres import Postgres;"
+        "server = Postgres(pathlib.Path(sys.argv[1]), free_ports(1)[0]);"
+        "server.start(); server.wait_ready(); print(*server.pids(), flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "postgres")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout
+        left = [member for pid in starter.stdout.readline().split() for member in family(int(pid))]
+        starter.kill()
+    assert len(left) > 3
+    assert wait_until(lambda: not any(map(alive, left)), 10)
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
