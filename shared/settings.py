@@ -77,4 +77,5 @@ def load(settings: type[SettingsT]) -> SettingsT:
         wrong = "; ".join(
             f"{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors()
         )
-        sys.exit(f"postroom: wrong settings: {wrong}")
+        # The prefix is pydantic's, before reasons that are ours.
+        sys.exit(f"postroom: wrong settings: {wrong.replace('Value error, ', '')}")

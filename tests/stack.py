@@ -2,6 +2,7 @@
 
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,8 +48,9 @@ class _Program(Server):
     def commands(self) -> list[Command]:
         return [Command(type(self).__name__, (sys.executable, *self.arguments()), self.env)]
 
+    @abstractmethod
     def arguments(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """Return what follows the interpreter on the command line."""
 
 
 class Api(_Program):

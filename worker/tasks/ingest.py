@@ -92,7 +92,8 @@ class _Message:
         """Classify and store; return a letter a document.
 
         Raises:
-            AlreadyAccounted, GiveBack
+            AlreadyAccounted: the message was ingested before.
+            GiveBack: the database stayed away too long, or the worker stops.
         """
         while True:
             try:
