@@ -210,8 +210,10 @@ def deltas(changes: "Iterable[tuple[Stored | None, Stored | None]]") -> dict[str
     """
     totals: Counter[tuple[str, str]] = Counter()
     for before, after in changes:
-        totals.subtract(_counted(before))
-        totals.update(_counted(after))
+        for counted in _counted(before):
+            totals[counted] -= 1
+        for counted in _counted(after):
+            totals[counted] += 1
     nested: dict[str, dict[str, int]] = {"category": {}, "source": {}, "status": {}}
     for (dimension, value), count in totals.items():
         if count:
@@ -262,10 +264,10 @@ def _same_number(left: float, right: int) -> bool:
 def _write_content(old: Stored, op: Put) -> tuple[Stored, bool]:
     status, category, classified = _classification(old, op)
     patches = _not_older(old.metadata_patches, op.stamp)
-    row = replace(
-        old,
+    row = Stored(
         revision=_revision(old, op.stamp),
         content_revision=op.stamp,
+        label_revision=old.label_revision,
         content_hash=op.content_hash,
         metadata=_replay(op.metadata, patches),
         metadata_patches=patches,
@@ -273,6 +275,7 @@ def _write_content(old: Stored, op: Put) -> tuple[Stored, bool]:
         external_id=op.external_id,
         status=status,
         predicted_category=category,
+        label=old.label,
     )
     return row, classified
 

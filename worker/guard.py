@@ -8,13 +8,16 @@ message is acknowledged without having run; a child's MemoryError ends the main 
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from time import monotonic
+from typing import Any, ClassVar, Final
 
 from celery import bootsteps
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
 from shared.queue import declare
+
+_EVENTS_SECONDS: Final = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,20 @@ class SafeConsumer(Consumer):
         ]
 
     connection_errors: tuple[type[Exception], ...]
+    hub: Any
+    _flush_events: Callable[[], None]
+
+    _events_leave_at = 0.0
+
+    def on_send_event_buffered(self) -> None:  # type: ignore[override]  # the stubs are wrong
+        """Let events wait for each other: Celery sends them at once, twice or more a message.
+
+        Measured, that was a third of the main process's work between two messages.
+        """
+        now = monotonic()
+        if now >= self._events_leave_at and self.hub:
+            self._events_leave_at = now + _EVENTS_SECONDS
+            self.hub.call_later(_EVENTS_SECONDS, self._flush_events)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Reject a message whose body cannot be decoded."""

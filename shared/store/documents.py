@@ -244,7 +244,7 @@ def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]
     if not ids:
         return set()
     rows = {each: written.decide(each, None) for each in ids}
-    inserted = {row.id for row in session.execute(_INSERT, _records(written.task_id, rows))}
+    inserted = set(session.scalars(_INSERT, _records(written.task_id, rows)))
     written.changes += [(None, rows[each].after) for each in inserted]
     return inserted
 

@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -77,6 +78,7 @@ def test_celery_still_calls_what_the_guards_replace() -> None:
     for guard, name in (
         (SafeConsumer, "on_decode_error"),
         (SafeConsumer, "create_task_handler"),
+        (SafeConsumer, "on_send_event_buffered"),
         (SafeRequest, "revoked"),
         (SafeRequest, "on_failure"),
     ):
@@ -101,3 +103,16 @@ def test_a_childs_memory_error_sends_its_message_back(monkeypatch: pytest.Monkey
     )
     request.on_failure(None)
     assert rejected == [True]
+
+
+def test_events_wait_for_each_other() -> None:
+    """Each sending is a publish; a task has three events, and Celery would send them alone."""
+    calls: list[tuple[float, object]] = []
+    consumer = SafeConsumer.__new__(SafeConsumer)  # without a worker to belong to
+    consumer.hub = SimpleNamespace(call_later=lambda *call: calls.append(call))
+    for _ in range(3):
+        consumer.on_send_event_buffered()
+    assert calls == [(0.1, consumer._flush_events)]
+    consumer._events_leave_at = 0.0  # as a tenth of a second later
+    consumer.on_send_event_buffered()
+    assert len(calls) == 2
