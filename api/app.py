@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from api import errors, openapi
 from api.deps import Services
-from api.middleware import RequestId
+from api.middleware import HeadAsGet, RequestId
 from api.routes import categories, documents, health, ledger
 from api.settings import ApiSettings
 from shared.logs import configure_logs
@@ -64,6 +64,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     )
     # Before the folder of assets, so that it is found first.
     app.router.routes.insert(0, Route(f"{_ASSETS}/{_REDOC}", _redoc))
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestId)
     errors.install(app)
     openapi.install(app)

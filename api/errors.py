@@ -10,7 +10,7 @@ Errors of the domain, from `shared.errors`, get their status in `_DOMAIN`.
 """
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any, Final
 
 import orjson
@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Mount
 
 from api.schemas.problem import MAX_ERRORS, FieldError
 from shared.errors import BrokerUnavailable, DatabaseUnavailable, DocumentNotFound, PostroomError
@@ -111,7 +112,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
-        return render(request, HTTPStatus(error.status_code), error.detail, headers=error.headers)
+        status, headers = HTTPStatus(error.status_code), error.headers
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = _allowed(request) or headers
+        return render(request, status, error.detail, headers=headers)
 
     @app.exception_handler(ClientDisconnect)
     async def disconnected(request: Request, _: ClientDisconnect) -> Response:
@@ -124,6 +128,23 @@ def install(app: FastAPI) -> None:
         # This answer goes out above the middleware that says the id in all others.
         headers = {"X-Request-Id": request.state.request_id}
         return render(request, Problem.status, "Postroom failed. Its log says why.", (), headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Return `Allow` with all methods of the path; each route knows its own only.
+
+    Nothing for a mounted folder, which takes every method and says itself which it means.
+    """
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    found = {
+        method
+        for method in HTTPMethod
+        for route in routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    if HTTPMethod.GET in found:
+        found.add(HTTPMethod.HEAD)  # see `HeadAsGet`
+    return {"Allow": ", ".join(sorted(found))} if found else {}
 
 
 def render(

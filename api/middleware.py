@@ -1,6 +1,7 @@
-"""Gives every request an id, says it in the answer and in every log line of the request."""
+"""What is done to every request: it gets an id, and HEAD is answered as GET is."""
 
 import re
+from collections.abc import Awaitable
 from secrets import token_hex
 from typing import Final
 
@@ -12,7 +13,10 @@ _FINE: Final = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 
 class RequestId:
-    """Takes the client's `X-Request-Id`, or makes one; plain ASGI, as it is on the hot path."""
+    """Says an id in the answer and in every log line of the request.
+
+    Takes the client's `X-Request-Id`, or makes one; plain ASGI, as it is on the hot path.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,3 +37,20 @@ class RequestId:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, send_with_id)
+
+
+class HeadAsGet:
+    """Has the GET routes answer HEAD; the server keeps the body back.
+
+    As methods of the routes they would be documented, each operation twice.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # A copy: by the method in its own the server knows that there is no body to send.
+            scope = {**scope, "method": "GET"}
+        return self._app(scope, receive, send)

@@ -1,8 +1,10 @@
 """Settings of the API."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from shared.settings import SharedSettings
+from shared.settings import Alias, SharedSettings
 
 MAX_BODY_BYTES = 8 << 20
 """Bytes of a request's body at most, also once it is unpacked: a batch becomes one message."""
@@ -15,7 +17,7 @@ class ApiSettings(SharedSettings):
     """What the API needs to know besides where database and broker are."""
 
     api_host: str = "127.0.0.1"
-    api_port: int = Field(8000, ge=1, le=65_535)
+    api_port: Annotated[int, Alias("PORT")] = Field(8000, ge=1, le=65_535)
     root_path: str = Field("", pattern=r"^(/[^/?#]+)*$", description="path prefix of a proxy")
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="proxies whose forwarded headers are believed"

@@ -171,8 +171,8 @@ class Run:
             for command in server.commands():
                 for_supervisord[f"POSTROOM_{command.name.upper()}_COMMAND"] = command_line(command)
         inherited = clean_environment()
-        for name in ("DATABASE_URL_FILE", "BROKER_URL_FILE"):
-            inherited.pop(name, None)
+        for name in settings:
+            inherited.pop(f"{name}_FILE", None)
         return {**inherited, **settings, **for_supervisord}
 
     def start(self) -> None:

@@ -36,45 +36,65 @@ class Settings:
         )
 
 
+Places = tuple[Mapping[str, str | None], ...]
+
+
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings; the environment wins over ``.env``, and empty means not set.
+    """Read the settings as the programs do that ``make run`` starts: see shared/settings.py.
 
     Raises ServerError with one line that names the wrong setting.
     """
-    kept = {name: value for name, value in dotenv_values(ROOT / ".env").items() if value}
-    given = kept | {name: value for name, value in environment.items() if value}
+    places = (environment, dotenv_values(ROOT / ".env"))
     cores = os.cpu_count() or 1
     return Settings(
-        database_url=_url(given, "DATABASE_URL", "postgresql://", "postgres://"),
-        broker_url=_url(given, "BROKER_URL", "amqp://", "amqps://", "spool://"),
-        api_host=given.get("API_HOST", LOOPBACK),
-        api_port=_number(given, "API_PORT", 8000, 65535),
-        flower_port=_number(given, "FLOWER_PORT", 5555, 65535),
-        data_dir=ROOT / Path(given.get("DATA_DIR", ".data")).expanduser(),
-        worker_name=given.get("WORKER_NAME", "worker"),
-        worker_concurrency=_number(given, "WORKER_CONCURRENCY", cores, 1000),
+        database_url=_url(places, ("DATABASE_URL",), "postgresql://", "postgres://"),
+        broker_url=_url(places, ("BROKER_URL", "CLOUDAMQP_URL"), "amqp://", "amqps://", "spool://"),
+        api_host=_value(places, "API_HOST") or LOOPBACK,
+        api_port=_number(places, ("API_PORT", "PORT"), 8000, 65535),
+        flower_port=_number(places, ("FLOWER_PORT",), 5555, 65535),
+        data_dir=ROOT / Path(_value(places, "DATA_DIR") or ".data").expanduser(),
+        worker_name=_value(places, "WORKER_NAME") or "worker",
+        worker_concurrency=_number(places, ("WORKER_CONCURRENCY",), cores, 1000),
     )
 
 
-def _number(given: Mapping[str, str], name: str, default: int, largest: int) -> int:
-    text = given.get(name, str(default))
+def _value(places: Places, *names: str) -> str | None:
+    """Return the first value there is, given or in the file called ``NAME_FILE``; empty is none."""
+    for name in names:
+        for place in places:
+            value, file = place.get(name), place.get(f"{name}_FILE")
+            if value and file:
+                msg = f"wrong settings: {name}: {name}_FILE is set as well; set one of them"
+                raise ServerError(msg)
+            if value or file:
+                return value or _content(f"{name}_FILE", str(file))
+    return None
+
+
+def _content(name: str, file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        # Neither the path is told, which may be the secret itself, given under the wrong name.
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        msg = f"wrong settings: {name}: the file cannot be read: {reason}"
+        raise ServerError(msg) from None
+
+
+def _number(places: Places, names: tuple[str, ...], default: int, largest: int) -> int:
+    text = _value(places, *names)
+    if text is None:
+        return default
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= largest:
-        msg = f"wrong settings: {name} must be a whole number from 1 to {largest}, not {text!r}"
+        msg = f"wrong settings: {names[0]} must be a whole number from 1 to {largest}"
         raise ServerError(msg)
     return int(text)
 
 
-def _url(given: Mapping[str, str], name: str, *schemes: str) -> str | None:
-    """Return the URL called ``name``, or what the file called ``name_FILE`` holds, or None."""
-    url, file = given.get(name), given.get(f"{name}_FILE")
-    if not url and file:
-        try:
-            url = Path(file).read_text().strip()
-        except OSError as error:
-            msg = f"wrong settings: {name}_FILE: {error}"
-            raise ServerError(msg) from error
+def _url(places: Places, names: tuple[str, ...], *schemes: str) -> str | None:
+    url = _value(places, *names)
     # The driver may be named: postgresql+psycopg2://
-    if url and f"{url.partition(':')[0].partition('+')[0]}://" not in schemes:
-        msg = f"wrong settings: {name} must start with {' or '.join(schemes)}"
+    if url is not None and f"{url.partition(':')[0].partition('+')[0]}://" not in schemes:
+        msg = f"wrong settings: {names[0]} must start with {' or '.join(schemes)}"
         raise ServerError(msg)
-    return url or None
+    return url

@@ -6,10 +6,10 @@ worker; the worker has exactly one task for each `Message` here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NotRequired, Self
+from typing import Annotated, Any, Final, NotRequired, Self
 from uuid import UUID
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 INGEST_QUEUE: Final = "ingest"
@@ -132,14 +132,14 @@ class _Headers(TypedDict):
 
 
 _HEADERS: Final = TypeAdapter(_Headers)
-_DOCUMENTS: Final = TypeAdapter(list[Document])
+_DOCUMENTS: Final = TypeAdapter(Annotated[list[Document], Field(min_length=1)])
 
 
 def read_documents(payload: object) -> list[Document]:
     """Return the documents of an `INGEST` payload.
 
     Raises:
-        Unreadable: the payload is not a list of documents, or one of them is malformed.
+        Unreadable: the payload is not a list of documents, has none, or one of them is malformed.
     """
     try:
         return _DOCUMENTS.validate_python(payload)

@@ -1,6 +1,5 @@
 """Start a worker: `python -m worker`."""
 
-from shared.messages import INGEST_QUEUE, MAINTAIN_QUEUE
 from worker.app import app, settings
 
 
@@ -13,7 +12,7 @@ def main() -> None:
         [
             "worker",
             f"--hostname={settings.worker_name}@%h",
-            f"--queues={INGEST_QUEUE},{MAINTAIN_QUEUE}",
+            f"--queues={settings.worker_queues}",
             f"--loglevel={settings.log_level}",
             "--without-mingle",
             "--without-gossip",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from typing import Any, Final
 
 # One thread a process for linear algebra, said before numpy is imported: the processes are as
@@ -59,9 +60,15 @@ app.conf.update(
 app.steps["consumer"].add(DeclareQueues)
 
 
+def _program() -> str:
+    """Return what log lines say under "program"."""
+    # `celery -A worker.app beat` tells nobody else, before it logs, what it is.
+    return next((name for name in ("beat", "flower") if name in sys.argv), settings.worker_name)
+
+
 @signals.setup_logging.connect
 def _configure_logs(**_: Any) -> None:
-    configure_logs(settings.log_level, settings.worker_name)
+    configure_logs(settings.log_level, _program())
     if settings.log_level != "DEBUG":
         # Each message has a line of ours; Celery's two on the same say less.
         for name in ("celery.worker.strategy", "celery.app.trace"):

@@ -2,12 +2,24 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
+from shared.messages import INGEST_QUEUE, MAINTAIN_QUEUE
 from shared.settings import SharedSettings
 from worker.classify.artefact import DEFAULT, MANIFEST
+
+
+QUEUES: Final = (INGEST_QUEUE, MAINTAIN_QUEUE)
+"""What workers may consume. Dead letters wait for a person."""
+
+
+def _queues(value: str) -> str:
+    names = dict.fromkeys(name.strip() for name in value.split(","))
+    if not names.keys() <= set(QUEUES):
+        raise ValueError(f"must be names out of {', '.join(QUEUES)}, with commas in between")
+    return ",".join(names)
 
 
 def _has_artefact(directory: Path) -> Path:
@@ -29,6 +41,9 @@ class WorkerSettings(SharedSettings):
         description="processes that classify and store",
     )
     worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]+$")
+    worker_queues: Annotated[str, AfterValidator(_queues)] = Field(
+        ",".join(QUEUES), description="queues to consume, with commas in between"
+    )
     retry_initial_seconds: float = Field(0.25, gt=0, description="first wait after a passing fault")
     retry_max_seconds: float = Field(5, gt=0, description="longest wait between two tries")
     retry_give_back_seconds: float = Field(

@@ -586,8 +586,45 @@ def test_ambiguous_lengths_are_refused(api: Api, nothing_accepted: None, headers
         assert re.match(rb"HTTP/1.1 4\d\d ", connection.recv(4096))
 
 
-def test_the_wrong_method_says_which_are_right(client: httpx2.Client) -> None:
-    assert client.patch(f"{DOCUMENTS}/{ID}").headers["Allow"]
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", DOCUMENTS, "GET, HEAD, POST"),
+        ("PATCH", f"{DOCUMENTS}/{ID}", "DELETE, GET, HEAD, PUT"),
+        ("POST", "/v1/ledger", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
+        ("POST", "/docs/assets/swagger-ui.css", "GET, HEAD"),
+    ],
+)
+def test_the_wrong_method_says_which_are_right(
+    client: httpx2.Client, method: str, path: str, allowed: str
+) -> None:
+    response = client.request(method, path)
+    assert response.status_code == 405
+    assert response.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (DOCUMENTS, 200),
+        (f"{DOCUMENTS}/{ID}", 404),
+        (f"{DOCUMENTS}/x", 422),
+        ("/v1/ledger", 200),
+        ("/readyz", 200),
+        ("/openapi.json", 200),
+        ("/docs/assets/swagger-ui.css", 200),
+    ],
+)
+def test_head_is_answered_as_get_without_the_body(
+    client: httpx2.Client, path: str, status: int
+) -> None:
+    get, head = client.get(path), client.head(path)
+    assert (get.status_code, head.status_code) == (status, status)
+    assert (len(get.content) > 0, head.content) == (True, b"")
+    same = ("content-type", "content-length", "etag", "retry-after")
+    assert [head.headers.get(name) for name in same] == [get.headers.get(name) for name in same]
+    assert client.get("/livez").json() == {"status": "ok"}  # nothing is left on the connection
 
 
 class TestNotAtomic:

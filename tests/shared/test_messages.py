@@ -84,6 +84,7 @@ def test_documents_are_read_as_they_were_written() -> None:
     [
         (None, "documents: "),
         ({}, "documents: "),
+        ([], "documents: : List should have at least 1 item"),
         ("text", "documents: "),
         ([None], "0"),
         ([DOCUMENT, {}], "1.id"),

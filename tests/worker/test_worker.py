@@ -143,6 +143,7 @@ DEAD: dict[str, Case] = {
     "version of tomorrow": (FINE, headers(21, version=99), {}),
     "no envelope": (FINE, {"id": "x", "task": INGEST.task}, {}),
     "another number of documents": (FINE, headers(22, documents=2), {}),
+    "no documents": (body(), headers(30, documents=0, through=0), {}),
     "documents are no list": (b'[[], {"documents": {}}, {}]', headers(23), {}),
     "a document has no content": (b'[[], {"documents": [{"id": "x"}]}, {}]', headers(24), {}),
     "older than the tombstones": (body(document(document_id(2)) | {"stamp": OLD}), headers(25), {}),
