@@ -10,7 +10,6 @@ from shared.messages import INGEST_QUEUE, MAINTAIN_QUEUE
 from shared.settings import SharedSettings
 from worker.classify.artefact import DEFAULT, MANIFEST
 
-
 QUEUES: Final = (INGEST_QUEUE, MAINTAIN_QUEUE)
 """What workers may consume. Dead letters wait for a person."""
 

@@ -14,7 +14,7 @@ RIGHT = {"DATABASE_URL": "postgres://user:hidden@host/db", "BROKER_URL": "amqp:/
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing but what each test sets: no `.env` of the folder, no variable of ours."""
     monkeypatch.chdir(tmp_path)
-    for name in ApiSettings.model_fields:
+    for name in (*ApiSettings.model_fields, "port"):
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in RIGHT.items():
         monkeypatch.setenv(name, value)
@@ -35,6 +35,14 @@ def test_the_file_is_read_and_the_environment_wins(
     monkeypatch.setenv("API_PORT", "2")
     settings = load(ApiSettings)
     assert (settings.api_port, settings.root_path) == (2, "/post/room")
+
+
+def test_port_is_the_platforms_name_and_ours_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "5000")
+    settings = load(ApiSettings)
+    assert (settings.api_port, settings.api_host) == (5000, "127.0.0.1")
+    monkeypatch.setenv("API_PORT", "8001")
+    assert load(ApiSettings).api_port == 8001
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 import local.settings
 from api.settings import ApiSettings
+from shared.settings import Alias
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -17,6 +18,13 @@ SETTINGS = LOCAL | {
 }
 # Read by what `make run` starts or calls, through no settings class.
 OTHERS = {"NO_INSTALL"}
+ALIASES = {
+    each.name
+    for settings in (ApiSettings, WorkerSettings)
+    for field in settings.model_fields.values()
+    for each in field.metadata
+    if isinstance(each, Alias)
+}
 
 
 def examples() -> dict[str, str]:
@@ -32,6 +40,13 @@ def test_the_example_has_every_setting_and_no_other() -> None:
 @pytest.mark.parametrize("name", sorted(SETTINGS | OTHERS))
 def test_the_readme_explains_every_setting(name: str) -> None:
     assert re.search(rf"\b{name}\b", (ROOT / "README.md").read_text())
+
+
+def test_platforms_names_are_explained() -> None:
+    assert {"CLOUDAMQP_URL", "PORT"} == ALIASES
+    for file in (".env.example", "README.md"):
+        for name in (*ALIASES, "NAME_FILE"):
+            assert re.search(rf"\b{name}\b", (ROOT / file).read_text()), (file, name)
 
 
 @pytest.mark.parametrize("settings", [ApiSettings, WorkerSettings])
