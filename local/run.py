@@ -1,6 +1,7 @@
 """`make run`: everything on this machine, in one terminal, until Ctrl-C."""
 
 import http.client
+import json
 import os
 import shlex
 import signal
@@ -32,6 +33,7 @@ from local.server import Server, ServerError, clean_environment, kill_all
 from local.settings import ROOT, Settings, load
 
 START_SECONDS = 120.0
+BROKER_SECONDS = 5.0
 STOP_SECONDS = 14.0
 DEATHS_AT_START = 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,6 +82,7 @@ class Run:
         self._seen: dict[str, State] = {}
         self._deaths: Counter[str] = Counter()
         self._ready = False
+        self._broker_away: float | None = None
 
     def clear(self) -> None:
         """End what an earlier run left behind when it was killed."""
@@ -189,7 +192,7 @@ class Run:
         self._migrate(environment)
         say("starting the API, the worker, beat and Flower")
         self.supervisor.start_group("postroom")
-        self.wait(lambda: self._all_run() and self._api_is_ready(), "Postroom")
+        self.wait(lambda: self._api_is_ready() and self._all_run(), "Postroom")
         self._ready = True
 
     def _migrate(self, environment: dict[str, str]) -> None:
@@ -208,6 +211,9 @@ class Run:
             )
             self.wait(lambda: process.poll() is not None, "the migrations")
         if process.returncode:
+            last = tail(log, 1).removeprefix("    | ")
+            if last.startswith("postroom: "):  # a line for people: from the settings, or about them
+                raise ServerError(last.removeprefix("postroom: "))
             msg = f"the migrations failed; the end of {log}:\n{tail(log)}"
             raise ServerError(msg)
 
@@ -226,12 +232,26 @@ class Run:
         return all(each.status == "RUNNING" for each in ours)
 
     def _api_is_ready(self) -> bool:
+        """Say whether the API is ready; ServerError if the broker of the settings stays away."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(f"{self.settings.api_url}/readyz", timeout=5) as answer:
                 return bool(answer.status == http.HTTPStatus.OK)
+        except urllib.error.HTTPError as error:
+            self._check_broker(json.load(error).get("broker", "ok"))
         except (OSError, http.client.HTTPException):
-            return False
+            pass  # it does not listen yet
+        return False
+
+    def _check_broker(self, found: str) -> None:
+        """Give up on a broker that is not ours to start, as on a database: run it, run us again."""
+        if found == "ok" or not self.settings.broker_url:
+            self._broker_away = None
+            return
+        self._broker_away = self._broker_away or time.monotonic()
+        if time.monotonic() - self._broker_away > BROKER_SECONDS:
+            msg = f"BROKER_URL: no connection to the broker: {' '.join(found.split())}"
+            raise ServerError(msg)
 
     def watch(self, seconds: float = 0.2) -> None:
         """Tell of every process that died since the last call, then pause."""

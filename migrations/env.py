@@ -31,7 +31,8 @@ def _connect(url: str) -> Connection:
     try:
         return engine.connect()
     except OperationalError as error:
-        sys.exit(f"postroom: no connection to the database: {' '.join(str(error.orig).split())}")
+        reason = " ".join(str(error.orig).split())
+        sys.exit(f"postroom: DATABASE_URL: no connection to the database: {reason}")
 
 
 if context.is_offline_mode():

@@ -75,6 +75,10 @@ def _configure_logs(**_: Any) -> None:
             logging.getLogger(name).setLevel("WARNING")
 
 
+if _program() == "flower":
+    _configure_logs()  # it would not ask, but leaves alone what it finds
+
+
 @signals.worker_init.connect
 def _load_model(**_: Any) -> None:
     _configure_logs()  # Celery would do it later only

@@ -89,6 +89,18 @@ def asked_for(name: str) -> set[str]:
     return found
 
 
+def test_the_root_file_is_both_images_in_one_environment() -> None:
+    """pip takes the two together only where they agree on every version and every hash."""
+    root = (FOLDER.parent / "requirements.txt").read_text()
+    named = [line.split() for line in root.splitlines() if line and not line.startswith("#")]
+    assert named == [["-r", "requirements/api.txt"], ["-r", "requirements/worker.txt"]]
+    api, worker = entries("api"), entries("worker")
+    both = api.keys() & worker.keys()
+    assert {"celery", "sqlalchemy"} <= both
+    for package in both:
+        assert api[package] == worker[package]
+
+
 def test_no_file_records_an_address() -> None:
     for file in FOLDER.iterdir():
         for number, line in enumerate(file.read_text().splitlines(), 1):

@@ -1,5 +1,6 @@
 """What Flower shows of a message: its name, its id, how many documents. Never what they say."""
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,5 @@ def test_flower_shows_messages_without_contents(
         assert SECRET not in answer
     for program in (api, worker, flower):
         assert SECRET not in program.log.read_text()
+    lines = flower.log.read_text().splitlines()
+    assert {json.loads(line)["program"] for line in lines} == {"flower"}

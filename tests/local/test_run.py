@@ -60,10 +60,21 @@ class Checkout:
         (folder / "local").symlink_to(ROOT / "local")
         (folder / "stand_in.py").write_text(STAND_IN)
         for name, argument in PROGRAMS.items():
-            program = folder / ".venvs" / name
-            program.parent.mkdir(parents=True, exist_ok=True)
-            program.write_text(f'#!/bin/sh\nexec {sys.executable} stand_in.py {argument} "$@"\n')
-            program.chmod(0o755)
+            self._program(name, f"stand_in.py {argument}")
+
+    def _program(self, name: str, arguments: str) -> None:
+        program = self.folder / ".venvs" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        program.chmod(0o755)
+
+    def with_postroom(self) -> "Checkout":
+        """Put Postroom itself in the stand-ins' place."""
+        for package in ("api", "worker", "shared", "migrations"):
+            (self.folder / package).symlink_to(ROOT / package)
+        for name, argument in PROGRAMS.items():
+            self._program(name, f"-m {argument}" if argument else "")
+        return self
 
     def run(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start `make run`'s program; what it prints goes to ``output``."""
@@ -208,6 +219,24 @@ def test_a_second_run_is_refused(checkout: Checkout) -> None:
     assert end(first, signal.SIGTERM) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("BROKER_URL", "amqp"), ("DATABASE_URL", "postgresql")]
+)
+def test_a_server_of_the_settings_that_is_away_is_told_soon_in_one_line(
+    checkout: Checkout, name: str, scheme: str
+) -> None:
+    url = f"{scheme}://user:secret@{LOOPBACK}:{free_ports(1)[0]}/x"
+    process = checkout.with_postroom().run(**{name: url})
+    assert process.wait(60) == 1
+    told = [line for line in checkout.said().splitlines() if f"{name}: no connection" in line]
+    assert len(told) == 1
+    assert told[0].startswith(f"postroom: {name}: no connection to the ")
+    assert "refused" in told[0].lower()
+    assert "secret" not in checkout.said()
+    assert "Traceback" not in checkout.said()
+    assert checkout.running() == []
+
+
 @pytest.mark.parametrize("name", ["API_PORT", "FLOWER_PORT"])
 def test_a_taken_port_is_told(checkout: Checkout, name: str) -> None:
     with socket.socket() as taken:
@@ -231,12 +260,57 @@ def test_a_taken_port_is_told(checkout: Checkout, name: str) -> None:
         ("DATABASE_URL", "mysql://localhost/x"),
         ("BROKER_URL", "redis://localhost"),
         ("DATABASE_URL_FILE", "/nowhere"),
+        ("DATA_DIR_FILE", "/"),
+        ("PORT", "http"),
+        ("CLOUDAMQP_URL", "redis://localhost"),
     ],
 )
-def test_a_wrong_setting_is_one_line(name: str, value: str) -> None:
-    with pytest.raises(ServerError, match=f"^wrong settings: {name}.*$") as caught:
+def test_a_wrong_setting_is_one_line_without_its_value(name: str, value: str) -> None:
+    own = {"PORT": "API_PORT", "CLOUDAMQP_URL": "BROKER_URL"}.get(name, name)
+    with pytest.raises(ServerError, match=f"^wrong settings: {own}.*$") as caught:
         settings.load({name: value})
     assert "\n" not in str(caught.value)
+    assert value not in str(caught.value).removeprefix("wrong settings: ").split()
+
+
+def test_a_value_and_a_file_are_refused() -> None:
+    with pytest.raises(ServerError, match=r"^wrong settings: API_PORT: API_PORT_FILE is set"):
+        settings.load({"API_PORT": "1", "API_PORT_FILE": "/x"})
+
+
+def test_every_setting_may_be_the_content_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {
+        "DATABASE_URL": "postgres://u:p@h/d",
+        "BROKER_URL": "amqp://u:p@h/v",
+        "API_HOST": "::1",
+        "API_PORT": "1",
+        "FLOWER_PORT": "2",
+        "DATA_DIR": "/data",
+        "WORKER_NAME": "w",
+        "WORKER_CONCURRENCY": "3",
+    }
+    for name, value in given.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    files = {f"{name}_FILE": str(tmp_path / name) for name in given}
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    read = settings.load(files)
+    assert read == settings.load(given)
+    shown = {name: str(getattr(read, name.lower())) for name in given}
+    assert shown == given
+    (tmp_path / ".env").write_text("".join(f"{name}={file}\n" for name, file in files.items()))
+    assert settings.load({}) == read
+    assert settings.load({"API_PORT": "7"}).api_port == 7
+
+
+def test_platforms_names_come_after_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    platform = {"PORT": "5", "CLOUDAMQP_URL": "amqps://u:p@cloud/v"}
+    read = settings.load(platform)
+    assert (read.api_port, read.broker_url) == (5, "amqps://u:p@cloud/v")
+    read = settings.load({**platform, "API_PORT": "6", "BROKER_URL": "amqp://h/"})
+    assert (read.api_port, read.broker_url) == (6, "amqp://h/")
 
 
 def test_settings_come_from_environment_then_file(
