@@ -24,9 +24,17 @@ def task_ids(url: str, queue: str) -> list[str]:
 
 def depth(url: str, queue: str) -> int:
     """Return how many messages are ready in a queue."""
+    return int(_declared(url, queue).message_count)
+
+
+def consumers(url: str, queue: str) -> int:
+    """Return how many workers consume a queue."""
+    return int(_declared(url, queue).consumer_count)
+
+
+def _declared(url: str, queue: str) -> Any:
     with Connection(url) as connection, connection.channel() as channel:
-        declared: Any = QUEUES[queue](channel).queue_declare(passive=True)
-        return int(declared.message_count)
+        return QUEUES[queue](channel).queue_declare(passive=True)
 
 
 def wait_for_depth(url: str, queue: str, messages: int, deadline: float = 20) -> None:

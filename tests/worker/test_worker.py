@@ -21,7 +21,7 @@ from shared.queue import Publisher, celery_app
 from shared.revision import DAY, microseconds_now
 from shared.store import ledger
 from tests.conftest import migrate
-from tests.shared.broker import depth, put_raw, take_all, wait_for_depth
+from tests.shared.broker import consumers, depth, put_raw, take_all, wait_for_depth
 from tests.shared.store.samples import document_id
 from tests.stack import Worker, poll, running
 
@@ -286,3 +286,24 @@ def test_messages_wait_while_the_database_is_away_and_go_back_on_a_stop(
     assert monotonic() - start < 15
     wait_for_depth(broker_url, "ingest", 4)
     assert depth(broker_url, "dead") == 0
+
+
+# --- Queues --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "consumed"),
+    [("", {"ingest", "maintain"}), ("maintain", {"maintain"}), ("ingest , ingest", {"ingest"})],
+)
+def test_a_worker_consumes_the_queues_that_it_is_told(
+    tmp_path: Path,
+    database_url: str,
+    broker_url: str,
+    processes: ExitStack,
+    told: str,
+    consumed: set[str],
+) -> None:
+    worker = Worker(tmp_path, database_url, broker_url, WORKER_QUEUES=told, WORKER_CONCURRENCY="1")
+    running(processes, worker)
+    found = {queue: consumers(broker_url, queue) for queue in ("ingest", "maintain", "dead")}
+    assert found == {queue: int(queue in consumed) for queue in found}
