@@ -1,10 +1,11 @@
-# `make run` runs Postroom on this machine; `make test` tests it; `make check` is what CI runs.
+# `make run` runs Postroom on this machine; `make up` runs it in containers; `make test` tests it;
+# `make check` is what CI runs.
 PYTHON ?= python3
 VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check lint bench requirements model clean
+.PHONY: help run demo env up down compose-test test check lint bench requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +30,19 @@ run: $(VENVS)/api/ready $(VENVS)/worker/ready $(VENVS)/local/ready  ## run every
 
 demo: $(VENVS)/local/ready  ## send a few hundred documents to what `make run` runs
 	@$(VENVS)/local/bin/python -m local.demo
+
+env:             ## complete .env with random passwords, for the containers
+	@docker/env.sh
+
+up: env          ## run everything in containers; also after changes
+	docker compose up -d --build --wait
+	@docker/addresses.sh
+
+down:            ## stop the containers; data stays in their volumes
+	docker compose down
+
+compose-test: $(VENVS)/dev/ready  ## build the images, run the containers, and test them
+	$(DEV)/pytest tests/compose
 
 lint: $(VENVS)/dev/ready  ## style, types and import contracts
 	$(DEV)/ruff format --check .
