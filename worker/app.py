@@ -55,6 +55,9 @@ app.conf.update(
     # be refused its own control queue.
     control_queue_durable=True,
     control_queue_exclusive=False,
+    # For beat, which otherwise goes on with a connection that a broker's restart has closed, for
+    # ever. A tick that is sent twice does no harm.
+    task_publish_retry=True,
     worker_hijack_root_logger=False,
 )
 app.steps["consumer"].add(DeclareQueues)
