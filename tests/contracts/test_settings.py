@@ -17,7 +17,13 @@ SETTINGS = LOCAL | {
     name.upper() for settings in (ApiSettings, WorkerSettings) for name in settings.model_fields
 }
 # Read by what `make run` starts or calls, through no settings class.
-OTHERS = {"NO_INSTALL"}
+OTHERS = {"NO_INSTALL"} | {
+    # and by docker compose
+    name
+    for file in ("docker-compose.yml", "docker/compose.tls.yml")
+    for name in re.findall(r"(?<!\$)\$\{([A-Z_]+)", (ROOT / file).read_text())
+    if name not in {"COMPOSE_PROJECT_NAME"} | SETTINGS
+}
 ALIASES = {
     each.name
     for settings in (ApiSettings, WorkerSettings)
