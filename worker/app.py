@@ -73,8 +73,8 @@ def _program() -> str:
 def _configure_logs(**_: Any) -> None:
     configure_logs(settings.log_level, _program())
     if settings.log_level != "DEBUG":
-        # Each message has a line of ours; Celery's two on the same say less.
-        for name in ("celery.worker.strategy", "celery.app.trace"):
+        # Each message has a line of ours, Celery's two on the same say less; beat's each tick.
+        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
             logging.getLogger(name).setLevel("WARNING")
 
 

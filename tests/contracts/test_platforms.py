@@ -18,6 +18,7 @@ def test_heroku_finds_the_images_in_the_root_folder() -> None:
     named = dict(re.findall(r"^ +(web|worker): (Dockerfile\.\w+)$", HEROKU, re.MULTILINE))
     targets = {name: str((ROOT / link).readlink()) for name, link in named.items()}
     assert targets == {"web": "docker/api.Dockerfile", "worker": "docker/worker.Dockerfile"}
+    assert all((ROOT / target).is_file() for target in targets.values())
 
 
 def test_make_run_has_no_release_process() -> None:
