@@ -33,6 +33,7 @@ class Platform:
             "DATABASE_URL": database_url.replace("postgresql://", "postgres://"),
             "CLOUDAMQP_URL": broker_url,
             "PORT": str(self.port),
+            "LOG_LEVEL": "DEBUG",  # so that beat says when it sends a tick
         }
 
     def command(self, name: str) -> tuple[str, ...]:
