@@ -22,6 +22,12 @@ TEMPLATE = "migrated"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests of the containers take minutes and an engine, so they are asked for."""
+    parser.addoption("--compose", action="store_true", help="test the containers, with Docker")
+    parser.addoption("--screenshots", action="store_true", help="renew docs/screenshots/")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """End on SIGTERM as on Ctrl-C, so that fixtures stop their servers."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

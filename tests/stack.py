@@ -163,6 +163,19 @@ def stored(client: httpx2.Client, document_id: str, revision: int = 0) -> dict[s
     return document
 
 
+def revisions(client: httpx2.Client) -> dict[str, int]:
+    """Return id and revision of every document."""
+    found: list[tuple[str, int]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = client.get("/v1/documents", params={"limit": 250, **cursor}).json()
+        found += [(each["id"], each["revision"]) for each in page["data"]]
+        if not page["has_more"]:
+            assert len(dict(found)) == len(found)
+            return dict(found)
+        cursor = {"cursor": page["next_cursor"]}
+
+
 def running(stack: ExitStack, *servers: Server) -> None:
     """Start servers at the same time, wait until all are ready, stop them when `stack` closes."""
     for server in servers:
@@ -187,6 +200,7 @@ __all__ = [
     "ledger",
     "poll",
     "processes",
+    "revisions",
     "running",
     "settled",
     "stored",

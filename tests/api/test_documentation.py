@@ -2,23 +2,16 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from playwright.sync_api import (
-    Browser,
-    ConsoleMessage,
-    Page,
-    Response,
-    Route,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser import Seen, browser
 from tests.stack import Api
+
+__all__ = ["browser"]
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -76,51 +69,6 @@ def test_bodies_and_answers_are_described(schema: dict[str, Any]) -> None:
 def test_the_example_is_accepted(client: httpx2.Client, schema: dict[str, Any]) -> None:
     example = schema["components"]["schemas"]["DocumentIn"]["example"]
     assert client.post("/v1/documents", json=example).status_code == 202
-
-
-class Seen:
-    """What a page did that it should not."""
-
-    def __init__(self, page: Page, origin: str) -> None:
-        self._origin = origin
-        self.foreign: list[str] = []
-        self.failed: list[str] = []
-        self.errors: list[str] = []
-        page.route("**/*", self._pass)
-        page.on("requestfailed", lambda request: self.failed.append(request.url))
-        page.on("response", self._see_response)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", self._see_line)
-
-    def nothing_wrong(self) -> None:
-        assert (self.foreign, self.failed, self.errors) == ([], [], [])
-
-    def _see_response(self, response: Response) -> None:
-        if not response.ok:
-            self.failed.append(response.url)
-
-    def _see_line(self, line: ConsoleMessage) -> None:
-        if line.type == "error":
-            self.errors.append(line.text)
-
-    def _pass(self, route: Route) -> None:
-        url = urlsplit(route.request.url)
-        if url.scheme in {"data", "blob"} or f"{url.scheme}://{url.netloc}" == self._origin:
-            route.continue_()
-        else:
-            self.foreign.append(route.request.url)
-            route.abort()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: Path) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox refuses to start as root; the only pages it sees are ours.
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

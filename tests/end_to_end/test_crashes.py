@@ -10,7 +10,7 @@ import httpx2
 
 from tests.end_to_end.conftest import Pipe
 from tests.end_to_end.texts import texts
-from tests.stack import ledger, poll, settled
+from tests.stack import ledger, poll, revisions, settled
 
 DOCUMENTS = "/v1/documents"
 SENDERS = 4
@@ -60,19 +60,6 @@ class Stream:
         else:
             assert response.status_code == 503
             self.unanswered.add(document["id"])
-
-
-def revisions(client: httpx2.Client) -> dict[str, int]:
-    """Return id and revision of every document."""
-    found: list[tuple[str, int]] = []
-    cursor: dict[str, str] = {}
-    while True:
-        page = client.get(DOCUMENTS, params={"limit": 250, **cursor}).json()
-        found += [(each["id"], each["revision"]) for each in page["data"]]
-        if not page["has_more"]:
-            assert len(dict(found)) == len(found)
-            return dict(found)
-        cursor = {"cursor": page["next_cursor"]}
 
 
 def test_the_workers_are_killed(pipe: Pipe) -> None:
