@@ -84,7 +84,7 @@ def _keep_logs(project: Project, config: pytest.Config) -> None:
     """Write the containers' logs to a file, and say in the end where, with the last lines."""
     LOGS.parent.mkdir(parents=True, exist_ok=True)
     LOGS.write_text(project.compose("logs", "--no-color", "--timestamps"))
-    tail = project.compose("ps", "--all") + project.compose("logs", "--no-color", "--tail=15")
+    tail = project.compose("ps", "--all") + project.compose("logs", "--no-color", "--tail=4")
     config.stash[SUMMARY] += [*tail.splitlines(), f"all of their logs: {LOGS}"]
 
 

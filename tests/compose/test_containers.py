@@ -15,7 +15,7 @@ from tests.compose.project import PASSWORDS, ROOT, SERVICES, Project, environmen
 SEEN = {
     "nginx": set(),
     "api": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
-    "migrate": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
+    "migrate": {"POSTGRES_PASSWORD"},
     "worker": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
     "maintenance": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
     "beat": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},

@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from tests.compose.conftest import SUMMARY, POSTS, Sent, Started
+from tests.compose.conftest import POSTS, SUMMARY, Sent, Started
 from tests.stack import ledger, revisions
 
 
