@@ -42,7 +42,9 @@ down:            ## stop the containers; data stays in their volumes
 	docker compose down
 
 compose-test: $(VENVS)/dev/ready  ## build the images, run the containers, and test them
-	$(DEV)/pytest tests/compose
+	@docker info > /dev/null 2>&1 && docker compose version > /dev/null 2>&1 || { echo "postroom: the containers need Docker with Compose, running"; exit 1; }
+	@$(DEV)/python -m local.install chromium
+	$(DEV)/pytest --compose tests/compose
 
 lint: $(VENVS)/dev/ready  ## style, types and import contracts
 	$(DEV)/ruff format --check .

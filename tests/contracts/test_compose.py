@@ -82,14 +82,16 @@ def test_each_setting_that_is_passed_is_read(name: str) -> None:
     assert given <= {each.upper() for each in READ_BY[name].model_fields}
 
 
-def test_each_setting_of_the_containers_is_explained() -> None:
-    used = {
-        name for file in FILES for name in re.findall(r"(?<!\$)\$\{(\w+)", file.read_text())
-    } - {"COMPOSE_PROJECT_NAME"}
+def test_the_examples_are_the_defaults() -> None:
     example = (ROOT / ".env.example").read_text()
-    assert "HTTP_PORT" in used
-    for name in sorted(used):
-        assert re.search(rf"^#{name}=", example, re.MULTILINE), name
+    defaults = {
+        default
+        for file in FILES
+        for default in re.findall(r"(?<!\$)\$\{(\w+):-([^}]*)\}", file.read_text())
+    }
+    assert ("HTTP_PORT", "8080") in defaults
+    for name, value in defaults:
+        assert f"\n#{name}={value}\n" in example, name
 
 
 def test_nginx_is_given_every_setting_of_its_template() -> None:
