@@ -25,7 +25,7 @@ def page(browser: Browser, stack: Project) -> Iterator[Page]:
     """A page that is logged in to Flower, as a browser remembers it."""
     login = HttpCredentials(username="admin", password=stack.values["FLOWER_PASSWORD"])
     context = browser.new_context(
-        http_credentials=login, viewport={"width": 1280, "height": 800}, color_scheme="light"
+        http_credentials=login, viewport={"width": 1440, "height": 760}, color_scheme="light"
     )
     context.set_default_timeout(SECONDS)
     yield context.new_page()

@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, HttpCredentials, expect
 
 from local.ports import LOOPBACK, free_ports
 from tests.browser import Seen, browser
+from tests.compose.conftest import Started
 from tests.compose.project import ROOT, Project, docker
 from tests.stack import poll, stored
 
@@ -162,10 +163,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(started: Any, certificate: Path) -> Iterator[str]:
+def elsewhere(started: Started, certificate: Path) -> Iterator[str]:
     """The address of the stack under a path prefix and with HTTPS."""
     port = free_ports(1)[0]
-    stack: Project = started.project
+    stack = started.project
     changed = replace(
         stack,
         files=(ROOT / "docker" / "compose.tls.yml",),
@@ -191,7 +192,8 @@ def test_https_and_a_path_prefix(stack: Project, elsewhere: str, certificate: Pa
             assert response.status_code == 202, response.text
             place = f"{PREFIX}{DOCUMENTS}/{response.json()['id']}"
             assert response.headers["Location"] == place
-            poll(lambda: client.get(place).status_code, lambda status: status == 200, seconds=30)  # noqa: B023  # polled at once
+            stored(client, response.json()["id"])
+            assert client.get(place).status_code == 200
         assert "max-age" in client.get(f"{PREFIX}/livez").headers["Strict-Transport-Security"]
         problem(client.get(f"{PREFIX}/metrics"), 404)
         problem(client.get(f"{PREFIX}/flower/metrics"), 404)
@@ -210,8 +212,8 @@ def test_http_leads_to_https(stack: Project, elsewhere: str) -> None:
 
 @pytest.mark.chromium
 def test_the_pages_work_under_the_prefix(stack: Project, elsewhere: str, browser: Browser) -> None:
-    login = {"username": "admin", "password": stack.values["FLOWER_PASSWORD"]}
-    context = browser.new_context(ignore_https_errors=True, http_credentials=login)  # type: ignore[arg-type]  # a TypedDict
+    login = HttpCredentials(username="admin", password=stack.values["FLOWER_PASSWORD"])
+    context = browser.new_context(ignore_https_errors=True, http_credentials=login)
     page = context.new_page()
     seen = Seen(page, elsewhere)
     page.goto(f"{elsewhere}{PREFIX}/docs", wait_until="networkidle")
