@@ -61,8 +61,8 @@ def test_nginx_alone_can_be_reached_and_from_this_host_only(stack: Project) -> N
         service: [
             address
             for container in stack.containers(service)
-            for addresses in container["NetworkSettings"]["Ports"].values()
-            for address in addresses or []
+            for addresses in (container["HostConfig"]["PortBindings"] or {}).values()
+            for address in addresses
         ]
         for service in SERVICES
     }
