@@ -5,7 +5,7 @@ VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo env up down compose-test test check lint bench requirements model clean
+.PHONY: help run demo env up down compose-test test check lint servers bench requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -52,8 +52,10 @@ lint: $(VENVS)/dev/ready  ## style, types and import contracts
 	$(DEV)/mypy
 	$(DEV)/lint-imports
 
-test: $(VENVS)/dev/ready  ## tests, on a real PostgreSQL and a real RabbitMQ
+servers: $(VENVS)/dev/ready
 	$(DEV)/python -m local.install rabbitmq chromium
+
+test: servers  ## tests, on a real PostgreSQL and a real RabbitMQ
 	$(DEV)/pytest
 
 check: lint test  ## what CI runs
