@@ -13,13 +13,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 INGEST_QUEUE: Final = "ingest"
+BULK_QUEUE: Final = "bulk"
 MAINTAIN_QUEUE: Final = "maintain"
 DEAD_QUEUE: Final = "dead"
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the payloads. A worker reads this one and the one before."""
 
-READABLE_VERSIONS: Final = frozenset({VERSION})
+READABLE_VERSIONS: Final = frozenset({VERSION, VERSION - 1})
 
 
 @dataclass(frozen=True, slots=True)

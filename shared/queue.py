@@ -21,7 +21,14 @@ from kombu.serialization import register
 
 from shared.account import Account
 from shared.errors import BrokerUnavailable
-from shared.messages import DEAD_QUEUE, INGEST_QUEUE, MAINTAIN_QUEUE, Envelope, Message
+from shared.messages import (
+    BULK_QUEUE,
+    DEAD_QUEUE,
+    INGEST_QUEUE,
+    MAINTAIN_QUEUE,
+    Envelope,
+    Message,
+)
 
 PUBLISHER_THREADS: Final = 4
 """Publishes under way at once, each on a connection of its own: more were slower when measured."""
@@ -52,6 +59,7 @@ QUEUES: Final = {
     for queue in (
         _queue(DEAD_QUEUE, _QUORUM),
         _queue(INGEST_QUEUE, _DOCUMENTS),
+        _queue(BULK_QUEUE, _DOCUMENTS),
         _queue(MAINTAIN_QUEUE, _TICKS),
     )
 }

@@ -1,6 +1,7 @@
 """The tables, one ORM class each, named in the singular."""
 
 from shared.models.base import Base
+from shared.models.dead_letter import DeadLetter, MessageFault
 from shared.models.document import Document
 from shared.models.ledger import (
     Count,
@@ -11,7 +12,7 @@ from shared.models.ledger import (
     VoidMessage,
 )
 
-MIGRATION = "20261121_documents"
+MIGRATION = "20261121_dead_letters"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
@@ -19,9 +20,11 @@ __all__ = [
     "Base",
     "Count",
     "CountDelta",
+    "DeadLetter",
     "Document",
     "LedgerEntry",
     "LedgerProducer",
+    "MessageFault",
     "Producer",
     "VoidMessage",
 ]
