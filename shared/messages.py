@@ -4,7 +4,7 @@ This is the only contract between API and worker. The API sends by name and neve
 worker; the worker has exactly one task for each `Message` here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NotRequired, Self
 from uuid import UUID
@@ -22,6 +22,9 @@ VERSION: Final = 2
 
 READABLE_VERSIONS: Final = frozenset({VERSION, VERSION - 1})
 
+MAX_DOCUMENTS: Final = 100_000
+"""Documents that a message may announce: far more than any of ours has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -37,6 +40,9 @@ class Message:
 
 
 INGEST: Final = Message("documents.ingest", INGEST_QUEUE)
+REPLAY: Final = Message(INGEST.task, BULK_QUEUE)
+"""`INGEST` once more, with the documents of a dead letter: never in front of new ones."""
+
 FOLD_LEDGER: Final = Message("ledger.fold", MAINTAIN_QUEUE)
 PURGE_TOMBSTONES: Final = Message("documents.purge_tombstones", MAINTAIN_QUEUE)
 
@@ -68,6 +74,14 @@ class Unreadable(Exception):
     """A message that this version of Postroom cannot read. It belongs among the dead letters."""
 
 
+class UnreadableVersion(Unreadable):
+    """Its payload has a version that is neither ours nor the one before."""
+
+
+class TooOld(Unreadable):
+    """Its documents were stamped before the oldest tombstone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """The headers of a message: all that the account needs, even when the body is unreadable.
@@ -79,6 +93,8 @@ class Envelope:
         through: documents given to this producer's messages up to and including this one,
             confirmed or not.
         version: version of the payload.
+        replays: the dead letter whose documents it carries. If `documents` is 0, then they are in
+            the account already, as dead.
     """
 
     producer_id: UUID
@@ -86,6 +102,7 @@ class Envelope:
     documents: int
     through: int
     version: int = VERSION
+    replays: UUID | None = None
 
     @property
     def task_id(self) -> str:
@@ -94,42 +111,62 @@ class Envelope:
 
     def headers(self) -> dict[str, str | int]:
         """Return the headers that say this."""
-        return {
+        headers: dict[str, str | int] = {
             "producer_id": str(self.producer_id),
             "seq": self.seq,
             "documents": self.documents,
             "through": self.through,
             "version": self.version,
         }
+        if self.replays is not None:
+            headers["replays"] = str(self.replays)
+        return headers
 
     @classmethod
     def read(cls, headers: Mapping[str, Any] | None) -> Self:
         """Read the envelope from a message's headers.
 
         Raises:
-            Unreadable: a header is missing or wrong, or the payload's version is not ours.
+            Unreadable: a header is missing or wrong.
+            UnreadableVersion: the payload's version is not ours.
+        """
+        envelope = cls.parse(headers)
+        if envelope.version not in READABLE_VERSIONS:
+            raise UnreadableVersion(f"headers: version {envelope.version} is not readable here")
+        return envelope
+
+    @classmethod
+    def parse(cls, headers: Mapping[str, Any] | None) -> Self:
+        """Read the envelope, whatever the version of the payload: its account is kept all the same.
+
+        Raises:
+            Unreadable: a header is missing or wrong.
         """
         try:
             values = _HEADERS.validate_python(dict(headers or {}))
         except ValidationError as error:
             raise Unreadable(f"headers: {_first(error)}") from error
-        if values["version"] not in READABLE_VERSIONS:
-            raise Unreadable(f"headers: version {values['version']} is not readable here")
         return cls(
             values["producer_id"],
             values["seq"],
             values["documents"],
             values["through"],
             values["version"],
+            values.get("replays"),
         )
+
+
+# More than the database has room for would be refused there again and again.
+_Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class _Headers(TypedDict):
     producer_id: UUID
-    seq: int
-    documents: int
-    through: int
+    seq: _Number
+    documents: Annotated[int, Field(ge=0, le=MAX_DOCUMENTS)]
+    through: _Number
     version: int
+    replays: NotRequired[UUID]
 
 
 _HEADERS: Final = TypeAdapter(_Headers)
@@ -146,6 +183,30 @@ def read_documents(payload: object) -> list[Document]:
         return _DOCUMENTS.validate_python(payload)
     except ValidationError as error:
         raise Unreadable(f"documents: {_first(error)}") from error
+
+
+def check_documents(envelope: Envelope, documents: Sequence[Document], oldest: int) -> None:
+    """See that documents are those that were announced, and young enough.
+
+    Args:
+        envelope: of their message.
+        documents: in the message's order.
+        oldest: stamps before this one are too old: a deleted document could come back.
+
+    Raises:
+        Unreadable: they are others than the headers say.
+        TooOld: one of them was stamped before `oldest`.
+    """
+    counted_before = envelope.replays is not None and envelope.documents == 0
+    if len(documents) != envelope.documents and not counted_before:
+        raise Unreadable(f"{len(documents)} documents, {envelope.documents} announced")
+    check_age(documents, oldest)
+
+
+def check_age(documents: Sequence[Document], oldest: int) -> None:
+    """See that no document was stamped before `oldest`; raises `TooOld`."""
+    if any(each["stamp"] < oldest for each in documents):
+        raise TooOld("stamped before the oldest tombstone: a deleted one could come back")
 
 
 def describe(documents: list[Document]) -> str:

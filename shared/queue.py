@@ -7,9 +7,11 @@ real broker hold it to that.
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import BoundedSemaphore, Lock
 from time import monotonic
 from typing import Any, Final, cast
+from uuid import UUID
 
 import orjson
 from amqp.exceptions import AMQPError
@@ -168,22 +170,29 @@ class Publisher:
         self._breaker = _Breaker()
 
     def publish(
-        self, message: Message, payload: dict[str, Any], *, documents: int, summary: str
+        self,
+        message: Message,
+        payload: dict[str, Any],
+        *,
+        documents: int,
+        summary: str,
+        replays: UUID | None = None,
     ) -> Envelope:
         """Publish `message` and return its envelope once the broker has confirmed it.
 
         Args:
             message: which task, on which queue.
             payload: the task's keyword arguments.
-            documents: how many documents the payload carries.
+            documents: how many documents the payload carries that are not in the account yet.
             summary: what dashboards show in place of the payload.
+            replays: the dead letter whose documents the payload carries.
 
         Raises:
             BrokerUnavailable: the broker did not confirm. The message's number is void; the
                 message may have arrived all the same.
         """
         with self._slot(), self._breaker.attempt() as attempt:
-            envelope = self.account.number(documents)
+            envelope = replace(self.account.number(documents), replays=replays)
             try:
                 self._send(message, payload, envelope, summary, attempt)
             except BaseException:

@@ -59,7 +59,7 @@ class MessageFault(Base):
 
     Attributes:
         task_id: the message's identity as text.
-        kind: "child_lost", "out_of_memory", "time_limit" or "raised".
+        kind: see `shared.dead.FaultKind`.
         position: the document that was being worked on, where documents are taken one at a time.
     """
 

@@ -70,7 +70,13 @@ def known(session: Session, ids: Collection[str]) -> dict[str, bytes | None]:
 
 
 def write(
-    session: Session, envelope: Envelope, writes: Sequence[Write], known_ids: Collection[str]
+    session: Session,
+    envelope: Envelope,
+    writes: Sequence[Write],
+    known_ids: Collection[str],
+    *,
+    dead: Collection[int] = (),
+    revived: int = 0,
 ) -> str:
     """Write the documents of one message and its ledger entry; return a letter a document.
 
@@ -79,6 +85,8 @@ def write(
         envelope: the message's identity.
         writes: the documents in the message's order; an id may come more than once.
         known_ids: ids that have a row already, as far as `known` said.
+        dead: places in the message of documents that are not among the writes: they are dead.
+        revived: documents of the message that were counted as dead before.
 
     Raises:
         ledger.AlreadyAccounted: this message was processed before.
@@ -89,8 +97,9 @@ def write(
     new = sorted(written.writes_of.keys() - set(known_ids))
     inserted = _insert(session, written, new)
     _update(session, written, sorted(written.writes_of.keys() - inserted))
-    ledger.record(session, envelope, written.outcomes(), decide.deltas(written.changes))
-    return written.outcomes()
+    outcomes = _with_dead(written.outcomes(), dead)
+    ledger.record(session, envelope, outcomes, decide.deltas(written.changes), revived=revived)
+    return outcomes
 
 
 def delete(session: Session, document_id: UUID, now: int) -> int:
@@ -237,6 +246,15 @@ class _Written:
     def outcomes(self) -> str:
         """Return the letters, in the message's order."""
         return "".join(self._letters)
+
+
+def _with_dead(outcomes: str, dead: Collection[int]) -> str:
+    """Return the letters with those of the dead documents at their places."""
+    if not dead:
+        return outcomes
+    letters = iter(outcomes)
+    count = len(outcomes) + len(dead)
+    return "".join(decide.Outcome.DEAD if at in dead else next(letters) for at in range(count))
 
 
 def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]:

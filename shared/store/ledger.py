@@ -60,7 +60,12 @@ class Totals:
 
 
 def record(
-    session: Session, envelope: Envelope, outcomes: str, deltas: dict[str, dict[str, int]]
+    session: Session,
+    envelope: Envelope,
+    outcomes: str,
+    deltas: dict[str, dict[str, int]],
+    *,
+    revived: int = 0,
 ) -> None:
     """Write the entry of one message: the last statement of its transaction.
 
@@ -69,11 +74,13 @@ def record(
         envelope: the message's identity.
         outcomes: a letter a document.
         deltas: changes of the counts of live documents, see `decide.deltas`.
+        revived: documents that another entry counts as dead, and this one by its outcomes.
 
     Raises:
         AlreadyAccounted: the message has an entry, or a folded one.
     """
     counted = Counter(_COUNTED_AS[Outcome(letter)] for letter in outcomes)
+    counted["dead"] -= revived
     values = {name: counted[name] for name in _COUNTS} | {
         "producer_id": str(envelope.producer_id),
         "seq": envelope.seq,
