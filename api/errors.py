@@ -2,6 +2,8 @@
 
     Problem
     ├── Malformed              400  the body is no JSON
+    ├── NotFound               404  what the path names is not there
+    ├── Conflict               409  it is not in a state to do that with
     ├── ContentTooLarge        413  the body is too large
     ├── UnsupportedMediaType   415  the body's type or encoding is not one of ours
     └── Invalid                422  a field is wrong; `errors` names it
@@ -51,6 +53,18 @@ class Malformed(Problem):
     """The body is no JSON at all."""
 
     status = HTTPStatus.BAD_REQUEST
+
+
+class NotFound(Problem):
+    """What the path names is not there."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class Conflict(Problem):
+    """What the path names is not in a state to do that with; the detail says why."""
+
+    status = HTTPStatus.CONFLICT
 
 
 class ContentTooLarge(Problem):

@@ -21,7 +21,7 @@ from uuid_utils.compat import uuid7
 
 from api.schemas.document import DocumentIn
 from shared.errors import BrokerUnavailable
-from shared.messages import INGEST, Document, Envelope, describe
+from shared.messages import INGEST, REPLAY, Document, Envelope, describe
 from shared.queue import PUBLISHER_THREADS, Publisher
 from shared.revision import Clock
 
@@ -97,6 +97,33 @@ class Intake:
     async def accept_batch(self, documents: Sequence[Document], size: int) -> Envelope:
         """Publish documents as one message of their own; see `accept`."""
         return await self._confirmed(documents, size, batch=True)
+
+    async def replay(
+        self, letter_id: UUID, documents: Sequence[Document], *, counted: bool
+    ) -> Envelope:
+        """Publish the documents of a dead letter once more; return once that is confirmed.
+
+        Args:
+            letter_id: the letter, which goes when they are stored.
+            documents: as they were accepted.
+            counted: whether the account has them already, as dead.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm in time. Nothing has changed.
+        """
+        publish = partial(
+            self._publisher.publish,
+            REPLAY,
+            {"documents": documents},
+            documents=0 if counted else len(documents),
+            summary=describe(documents),
+            replays=letter_id,
+        )
+        try:
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, publish)
+        except TimeoutError as error:
+            raise BrokerUnavailable("no confirm in time") from error
 
     def close(self) -> None:
         """Let the threads end, once they have published what they hold."""

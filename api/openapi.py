@@ -7,15 +7,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.errors import MEDIA_TYPE
+from api.schemas.dead_letter import ReplayIn
 from api.schemas.document import DocumentIn
 from api.schemas.problem import ProblemOut
 
-_BODIES: Final[tuple[type[BaseModel], ...]] = (DocumentIn, ProblemOut)
+_BODIES: Final[tuple[type[BaseModel], ...]] = (DocumentIn, ProblemOut, ReplayIn)
 _REF: Final = "#/components/schemas/{model}"
 
 _REASONS: Final = {
     400: "The body is not JSON.",
     404: "No document of this id is stored: it is on its way, was deleted, or is unknown.",
+    409: "That cannot be done with it; the detail says why.",
     413: "The body is too large.",
     415: "The body's type or encoding is not supported.",
     422: "A field or parameter is wrong; `errors` names it.",

@@ -1,22 +1,15 @@
 """Keyset pages: `limit` and `cursor` in, `next_cursor` and a `Link` header out."""
 
-from typing import Annotated, Final
+from typing import Final
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from shared.store.page import BadCursor, Cursor
+from api.schemas.cursor import CursorIn
+from shared.store.page import Cursor
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 250
-
-
-def _is_cursor(value: str) -> str:
-    try:
-        Cursor.decode(value)
-    except BadCursor as error:
-        raise ValueError(str(error)) from error
-    return value
 
 
 class PageQuery(BaseModel):
@@ -25,9 +18,7 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT, description="rows of a page at most")
-    cursor: Annotated[str, AfterValidator(_is_cursor)] | None = Field(
-        None, description="`next_cursor` of the page before"
-    )
+    cursor: CursorIn | None = Field(None, description="`next_cursor` of the page before")
 
     @property
     def after(self) -> Cursor | None:

@@ -26,7 +26,7 @@ _SOCKET: Final = {
 _NOT_MIGRATED: Final = frozenset({"42P01", "42703"})
 """Undefined table, undefined column: migrations have not run yet, so waiting helps."""
 
-__all__ = ["Database", "Session"]
+__all__ = ["Database", "Session", "reason"]
 
 
 class Database:
@@ -79,10 +79,10 @@ class Database:
                 yield session
                 session.commit()
         except (PoolTimeoutError, OperationalError, InterfaceError) as error:
-            raise DatabaseUnavailable(_reason(error)) from error
+            raise DatabaseUnavailable(reason(error)) from error
         except DBAPIError as error:
             if error.connection_invalidated or _not_migrated(error):
-                raise DatabaseUnavailable(_reason(error)) from error
+                raise DatabaseUnavailable(reason(error)) from error
             raise
 
     def close(self) -> None:
@@ -94,6 +94,7 @@ def _not_migrated(error: DBAPIError) -> bool:
     return isinstance(error, ProgrammingError) and error.orig.pgcode in _NOT_MIGRATED  # type: ignore[union-attr]  # psycopg2's has it
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what an error says in one line, without a statement's parameters."""
     cause = getattr(error, "orig", None) or error
     return " ".join(str(cause).split()) or type(cause).__name__

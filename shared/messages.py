@@ -209,7 +209,7 @@ def check_age(documents: Sequence[Document], oldest: int) -> None:
         raise TooOld("stamped before the oldest tombstone: a deleted one could come back")
 
 
-def describe(documents: list[Document]) -> str:
+def describe(documents: Sequence[Document]) -> str:
     """Say what a message carries, for logs and dashboards: how many and which, never contents."""
     first = documents[0]["id"]
     if len(documents) == 1:

@@ -5,9 +5,7 @@ from worker.app import app, settings
 
 def main() -> None:
     """Run until told to stop."""
-    # The spool's consumers share no pipe with children: one process each, as many as are started.
-    spool = settings.broker_url.get_secret_value().startswith("spool://")
-    pool = ["--pool=solo"] if spool else [f"--concurrency={settings.worker_concurrency}"]
+    pool = ["--pool=solo"] if settings.solo else [f"--concurrency={settings.worker_concurrency}"]
     app.worker_main(
         [
             "worker",

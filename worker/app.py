@@ -15,7 +15,9 @@ from celery import signals  # noqa: E402
 from shared.logs import configure_logs  # noqa: E402
 from shared.queue import celery_app  # noqa: E402
 from shared.settings import load  # noqa: E402
-from worker.guard import DeclareQueues  # noqa: E402
+from worker.dead_letters import ReadDeadLetters  # noqa: E402
+from worker.deaths import Deaths  # noqa: E402
+from worker.guard import DeclareQueues, SafeRequest  # noqa: E402
 from worker.runtime import Runtime  # noqa: E402
 from worker.schedule import SCHEDULE  # noqa: E402
 from worker.settings import WorkerSettings  # noqa: E402
@@ -61,6 +63,9 @@ app.conf.update(
     worker_hijack_root_logger=False,
 )
 app.steps["consumer"].add(DeclareQueues)
+app.steps["worker"].add(ReadDeadLetters)
+SafeRequest.deaths = Deaths(runtime)
+ReadDeadLetters.runtime = runtime
 
 
 def _program() -> str:

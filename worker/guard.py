@@ -6,8 +6,7 @@ message is acknowledged without having run; a child's MemoryError ends the main 
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, ClassVar, Final
 
@@ -15,55 +14,13 @@ from celery import bootsteps
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
+from shared.dead import FaultKind, check_headers
 from shared.queue import declare
+from worker.deaths import Death, Deaths, death_of
 
 _EVENTS_SECONDS: Final = 0.1
 
 logger = logging.getLogger(__name__)
-
-
-class MalformedHeaders(Exception):
-    """Headers that no sender of ours writes, and that Celery would trip over."""
-
-
-def check_headers(headers: object) -> None:
-    """See that Celery can rely on a message's headers.
-
-    Raises:
-        MalformedHeaders: it cannot; the text names the header.
-    """
-    if not isinstance(headers, Mapping):
-        raise MalformedHeaders("there are none")
-    for name in ("id", "task"):
-        if not isinstance(headers.get(name), str) or not headers[name]:
-            raise MalformedHeaders(f"{name} is not a text")
-    if not isinstance(headers.get("retries", 0), int):
-        raise MalformedHeaders("retries is not a number")
-    _check_time_limit(headers.get("timelimit"))
-    for name in ("eta", "expires"):
-        _check_time(name, headers.get(name))
-
-
-def _check_time_limit(value: object) -> None:
-    if value is None:
-        return
-    pair = 2
-    if not isinstance(value, list | tuple) or len(value) != pair or not all(map(_is_limit, value)):
-        raise MalformedHeaders("timelimit is not a pair of seconds")
-
-
-def _is_limit(value: object) -> bool:
-    # A limit that is over before the task begins would kill one child after the other.
-    return value is None or (isinstance(value, int | float) and value > 0)
-
-
-def _check_time(name: str, value: object) -> None:
-    if value is None:
-        return
-    try:
-        datetime.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise MalformedHeaders(f"{name} is not a time") from error
 
 
 class SafeConsumer(Consumer):
@@ -118,7 +75,14 @@ class SafeConsumer(Consumer):
 
 
 class SafeRequest(Request):
-    """A message with documents: it runs whatever remote control says, and outlives its child."""
+    """A message with documents: it runs whatever remote control says, and outlives its child.
+
+    A child's death is recorded, and only then the message returned to its queue: whoever takes it
+    next must know.
+    """
+
+    deaths: ClassVar[Deaths]
+    _returning = False
 
     def revoked(self) -> bool:
         """Never: a revoked or expired message would be acknowledged without having run."""
@@ -126,10 +90,32 @@ class SafeRequest(Request):
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the message to its queue where Celery would end the worker."""
+        self._death = death_of(exc_info.exception)
         try:
             return super().on_failure(exc_info, *args, **kwargs)
         except MemoryError:
             self.reject(requeue=True)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Note that the time was up."""
+        if not soft:
+            self._death = Death(FaultKind.TIME_LIMIT, f"{timeout} seconds")
+        super().on_timeout(soft, timeout)
+
+    _death: Death | None = None
+
+    def reject(self, requeue: bool = False) -> None:
+        """Refuse the message; after a death, as soon as that is recorded."""
+        if self._returning:
+            return  # Celery reports a hard time limit twice
+        if self._death is None or not requeue or self.acknowledged:
+            super().reject(requeue)
+            return
+        self._returning = True
+        self.deaths.record(self.id, self._death, then=self._return)
+
+    def _return(self) -> None:
+        super().reject(True)
 
 
 class DeclareQueues(bootsteps.StartStopStep):

@@ -5,6 +5,7 @@ import sys
 import structlog
 
 from shared.db import Database
+from shared.revision import DAY, microseconds_now
 from worker.classify.artefact import ArtefactError, read
 from worker.classify.model import Model
 from worker.patience import Patience, Stopping
@@ -25,15 +26,26 @@ class Runtime:
             maximum=settings.retry_max_seconds,
             give_back=settings.retry_give_back_seconds,
         )
-        # Opens nothing yet: each child makes its own connection after the fork.
-        self.database = Database(
-            settings.database_url.get_secret_value(),
-            pool_size=1,
-            pre_ping=False,  # patience covers a connection that is dead, too
-            statement_seconds=60,
-            application="postroom-worker",
-        )
+        # They open nothing yet: each child makes its own connection after the fork.
+        self.database = self._open("postroom-worker", connections=1, seconds=60)
+        # For threads of the main process: a child that is forked just then may inherit a lock
+        # that one of them holds, so it must be one that no child ever wants.
+        self.beside = self._open("postroom-worker-beside", connections=2, seconds=20)
         self._model: Model | None = None
+
+    def _open(self, application: str, *, connections: int, seconds: float) -> Database:
+        return Database(
+            self.settings.database_url.get_secret_value(),
+            pool_size=connections,
+            pre_ping=False,  # patience covers a connection that is dead, too
+            statement_seconds=seconds,
+            application=application,
+        )
+
+    @property
+    def oldest(self) -> int:
+        """Stamps before this one are too old: their tombstones may have been purged."""
+        return microseconds_now() - self.settings.tombstone_days * DAY
 
     @property
     def model(self) -> Model:

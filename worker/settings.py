@@ -48,3 +48,8 @@ class WorkerSettings(SharedSettings):
     retry_give_back_seconds: float = Field(
         600, gt=0, description="time after which a waiting message goes back to its queue"
     )
+
+    @property
+    def solo(self) -> bool:
+        """Whether a worker is one process: the spool's consumers share no pipe with children."""
+        return self.broker_url.get_secret_value().startswith("spool://")

@@ -1,14 +1,15 @@
 """Dead letters: kept with their place in the account, listed, replayed, deleted."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, RowMapping, Text, cast, delete, func, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ARRAY, ColumnElement, Select, delete, func, select, text
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.orm import InstrumentedAttribute, Session
 from uuid_utils.compat import uuid7
 
 from shared.dead import Letter, RawMessage, clean, plain_headers, task_id_of
@@ -16,6 +17,8 @@ from shared.decide import Outcome
 from shared.messages import Envelope
 from shared.models import DeadLetter
 from shared.store import ledger, message_faults
+
+Row: TypeAlias = dict[str, Any]
 
 
 class Gone(Exception):
@@ -106,26 +109,24 @@ def remove_all(session: Session, where: Filter, limit: int) -> int:
     return len(session.execute(statement).all())
 
 
-def page(
-    session: Session, where: Filter, after: UUID | None, limit: int
-) -> tuple[Sequence[RowMapping], bool]:
+def page(session: Session, where: Filter, after: UUID | None, limit: int) -> tuple[list[Row], bool]:
     """Return a page of letters without headers and payload, the newest first; whether more are."""
     statement = select(*_LISTED).where(*_conditions(where))
     if after is not None:
         statement = statement.where(DeadLetter.id < after)
     statement = statement.order_by(DeadLetter.id.desc()).limit(limit + 1)
-    rows = session.execute(statement).mappings().all()
+    rows = _rows(session, statement)
     return rows[:limit], len(rows) > limit
 
 
-def get(session: Session, letter_id: UUID, max_bytes: int) -> RowMapping | None:
+def get(session: Session, letter_id: UUID, max_bytes: int) -> Row | None:
     """Return a letter with its headers and up to `max_bytes` of its payload."""
     payload = func.substring(DeadLetter.payload, 1, max_bytes).label("payload")
     statement = select(*_LISTED, DeadLetter.headers, payload).where(DeadLetter.id == letter_id)
-    return session.execute(statement).mappings().one_or_none()
+    return next(iter(_rows(session, statement)), None)
 
 
-def groups(session: Session, where: Filter, limit: int) -> Sequence[RowMapping]:
+def groups(session: Session, where: Filter, limit: int) -> list[Row]:
     """Return letters that died alike, the most frequent first, each with the latest's id."""
     letters = func.count().label("letters")
     statement = (
@@ -137,14 +138,15 @@ def groups(session: Session, where: Filter, limit: int) -> Sequence[RowMapping]:
             func.sum(DeadLetter.documents).label("documents"),
             func.min(DeadLetter.first_at).label("first_at"),
             func.max(DeadLetter.last_at).label("last_at"),
-            func.max(_TEXT_ID).label("example"),
+            _latest(DeadLetter.error).label("error"),
+            _latest(DeadLetter.id).label("example"),
         )
         .where(*_conditions(where))
         .group_by(DeadLetter.fingerprint, DeadLetter.reason, DeadLetter.task)
         .order_by(letters.desc(), DeadLetter.fingerprint)
         .limit(limit)
     )
-    return session.execute(statement).mappings().all()
+    return _rows(session, statement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,15 @@ def all_to_replay(
             break
         ids.append(letter_id)
     return _kept(session, ids), len(ids) < len(found)
+
+
+def _rows(session: Session, statement: Select[Any]) -> list[Row]:
+    return [{str(key): row[key] for key in row} for row in session.execute(statement).mappings()]
+
+
+def _latest(column: InstrumentedAttribute[Any]) -> ColumnElement[Any]:
+    ordered = aggregate_order_by(column, DeadLetter.id.desc())
+    return func.array_agg(ordered, type_=ARRAY(column.type))[1]
 
 
 def _kept(session: Session, ids: Collection[UUID]) -> list[Kept]:
@@ -235,9 +246,6 @@ def _values(letter: Letter) -> dict[str, Any]:
         "payload": raw.body,
     }
 
-
-# The order of UUIDs is that of their texts; PostgreSQL has no max() of them before 18.
-_TEXT_ID: Final = cast(DeadLetter.id, Text)
 
 _LISTED: Final = (
     DeadLetter.id,

@@ -5,7 +5,8 @@ from unittest.mock import Mock
 import pytest
 from celery.worker.request import Request
 
-from worker.guard import MalformedHeaders, SafeConsumer, SafeRequest, check_headers
+from shared.dead import MalformedHeaders, check_headers
+from worker.guard import SafeConsumer, SafeRequest
 
 FINE: dict[str, Any] = {"id": "p.1", "task": "documents.ingest"}
 

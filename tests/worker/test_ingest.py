@@ -289,7 +289,7 @@ OLDEST = runtime.settings.tombstone_days * DAY
     [
         (None, "documents"),
         ({}, "documents"),
-        ([], "1 announced"),
+        ([], "at least 1 item"),
         ([document(ONE, "alpha")] * 2, "2 documents, 1 announced"),
         ([{"id": ONE}], "0.stamp"),
         ([document(ONE, "alpha", stamp=1)], "tombstone"),

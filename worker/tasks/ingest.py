@@ -1,8 +1,7 @@
 """Take one message of documents: classify them all at once, store them, account for them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -10,13 +9,23 @@ import structlog
 from celery import Task
 from celery.exceptions import Reject
 
+from shared.dead import Dead
 from shared.decide import UNSET, NeedsClassification, Prediction, Put
-from shared.messages import INGEST, Document, Envelope, Unreadable, describe, read_documents
-from shared.revision import DAY, microseconds_now
+from shared.messages import (
+    INGEST,
+    Document,
+    Envelope,
+    Unreadable,
+    check_documents,
+    describe,
+    read_documents,
+)
+from shared.store import dead_letters, ledger
 from shared.store import documents as store
 from shared.store.documents import Vanished, Write
 from shared.store.ledger import AlreadyAccounted
 from worker.app import app, runtime
+from worker.careful import Past, record_raised
 from worker.classify.model import Model
 from worker.patience import GiveBack
 
@@ -34,22 +43,30 @@ def ingest(task: Task[Any, None], *, documents: Any) -> None:
             letter.
     """
     start = perf_counter()
+    request = task.request
+    task_id = str(request.id)
     try:
-        envelope = Envelope.read(task.request.headers)
+        envelope = Envelope.read(request.headers)
         message = _Message(envelope, read_documents(documents))
-        # An id that was made here has no row yet, unless the message came before.
-        delivery = task.request.delivery_info or {}
-        hint = message.may_exist or bool(delivery.get("redelivered"))
-        outcomes = message.ingest(hint=hint)
-    except Unreadable as error:
-        logger.error("message is dead", task_id=task.request.id, reason=str(error))
+        if (request.delivery_info or {}).get("redelivered"):
+            message.look_back(request.headers)
+        outcomes = message.ingest()
+    except (Unreadable, Dead) as error:
+        logger.error("message is dead", task_id=task_id, reason=str(error))
         raise Reject(str(error), requeue=False) from error
     except GiveBack as error:
-        logger.warning("message given back", task_id=task.request.id, reason=str(error))
+        logger.warning("message given back", task_id=task_id, reason=str(error))
         raise Reject(str(error), requeue=True) from error
     except AlreadyAccounted:
-        logger.info("message was ingested before", task_id=task.request.id)
+        logger.info("message was ingested before", task_id=task_id)
         return
+    except MemoryError:
+        raise  # the guard returns the message
+    except Exception as error:  # noqa: BLE001  # whatever it is, the letter says it
+        # What an error says may be the document's: it goes with the dead letter only.
+        logger.error("message is dead", task_id=task_id, reason=type(error).__name__)
+        record_raised(runtime, task_id, error)
+        raise Reject(type(error).__name__, requeue=False) from None
     logger.info(
         "message ingested",
         task_id=envelope.task_id,
@@ -73,38 +90,49 @@ class _Message:
             Unreadable: the message says another number of documents than it has, or one of them
                 is so old that its tombstone may have been purged.
         """
-        if len(documents) != envelope.documents:
-            raise Unreadable(f"{len(documents)} documents, {envelope.documents} announced")
-        oldest = microseconds_now() - runtime.settings.tombstone_days * DAY
-        if any(each["stamp"] < oldest for each in documents):
-            raise Unreadable("stamped before the oldest tombstone: a deleted one could come back")
+        check_documents(envelope, documents, runtime.oldest)
         self.documents = documents
         self._envelope = envelope
         self._hashes = [store.hash_content(each["content"]) for each in documents]
         self._predictions: dict[bytes, Prediction] = {}
+        self._past: Past | None = None
+        # An id that was made here has no row yet, unless the message or its documents came before.
+        self._hint = envelope.replays is not None or any(
+            each.get("may_exist") for each in documents
+        )
 
-    @property
-    def may_exist(self) -> bool:
-        """Whether there may be a row of one of the ids."""
-        return any(each.get("may_exist") for each in self.documents)
+    def look_back(self, headers: Mapping[str, Any] | None) -> None:
+        """See what became of a message that came before.
 
-    def ingest(self, *, hint: bool) -> str:
+        Raises:
+            GiveBack: the database stayed away too long, or the worker stops.
+        """
+        self._hint = True
+        self._past = Past(runtime, self._envelope, headers)
+
+    def ingest(self) -> str:
         """Classify and store; return a letter a document.
 
         Raises:
             AlreadyAccounted: the message was ingested before.
+            Dead: each of its documents kills the child that works on it.
             GiveBack: the database stayed away too long, or the worker stops.
         """
+        if self._past and self._past.careful:
+            for each in self._past.one_at_a_time(self.documents):
+                self._classify_one(each)
         while True:
             try:
-                return runtime.patience(partial(self._ingest_once, hint=hint))
+                return runtime.patience(self._ingest_once)
             except (NeedsClassification, Vanished):
                 # Without the hint all is classified, and only a tombstone that is purged between
                 # two of our statements can vanish once more.
-                hint = False
+                self._hint = False
+            except dead_letters.Gone:
+                return runtime.patience(self._close)  # replayed before, or deleted
 
-    def _ingest_once(self, *, hint: bool) -> str:
-        known = self._look_up() if hint else {}
+    def _ingest_once(self) -> str:
+        known = self._look_up() if self._hint else {}
         self._classify(known)
         return self._store(known)
 
@@ -116,19 +144,49 @@ class _Message:
         """Classify every content that is new to us, each once."""
         wanted = {
             digest: each["content"]
-            for each, digest in zip(self.documents, self._hashes, strict=True)
+            for each, digest in self._living()
             if digest not in self._predictions and known.get(each["id"]) != digest
         }
         predictions = classify(runtime.model, list(wanted.values()))
         self._predictions.update(zip(wanted, predictions, strict=True))
 
+    def _classify_one(self, document: Document) -> None:
+        digest = store.hash_content(document["content"])
+        if digest not in self._predictions:
+            (self._predictions[digest],) = classify(runtime.model, [document["content"]])
+
     def _store(self, known: Hashes) -> str:
         writes = [
-            _write(each, digest, self._predictions.get(digest))
-            for each, digest in zip(self.documents, self._hashes, strict=True)
+            _write(each, digest, self._predictions.get(digest)) for each, digest in self._living()
         ]
         with runtime.database.transaction() as session:
-            return store.write(session, self._envelope, writes, known.keys())
+            revived = dead_letters.take(session, self._envelope) if self._envelope.replays else 0
+            if self._past:
+                self._past.settle(session, self.documents)
+            return store.write(
+                session,
+                self._envelope,
+                writes,
+                known.keys(),
+                dead=self._culprits,
+                revived=revived,
+            )
+
+    def _close(self) -> str:
+        with runtime.database.transaction() as session:
+            ledger.record(session, self._envelope, "", {})
+        return ""
+
+    @property
+    def _culprits(self) -> Collection[int]:
+        return self._past.culprits if self._past else ()
+
+    def _living(self) -> Iterable[tuple[Document, bytes]]:
+        """Yield the documents that are to be stored, each with its digest."""
+        pairs = zip(self.documents, self._hashes, strict=True)
+        if not self._culprits:
+            return pairs
+        return (pair for at, pair in enumerate(pairs) if at not in self._culprits)
 
 
 def classify(model: Model, contents: Sequence[str]) -> list[Prediction]:
