@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Annotated, Final, TypeVar
 
 import structlog
 from fastapi import Depends, Request
 from uuid_utils.compat import uuid7
 
+from api.backlog import Backlog
 from api.intake import Intake
 from api.settings import ApiSettings
 from shared.account import Account
 from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
-from shared.queue import Publisher, celery_app
+from shared.queue import Gauge, Publisher, celery_app
 from shared.revision import Clock
 from shared.store import ledger
 
@@ -23,6 +25,7 @@ ResultT = TypeVar("ResultT")
 _DATABASE_SECONDS: Final = 4.5
 _BROKER_SECONDS: Final = 2.0
 _EVERY_SECONDS: Final = 1.0
+_SELDOM_SECONDS: Final = 10.0
 
 logger = structlog.get_logger(__name__)
 
@@ -67,7 +70,9 @@ class Services:
         self._account = Account(uuid7())
         app = celery_app(settings.broker_url.get_secret_value())
         self._publisher = Publisher(app, self._account)
-        self.intake = Intake(self._publisher)
+        self._gauge = Gauge(app)
+        self.backlog = Backlog(settings.backlog_limit)
+        self.intake = Intake(self._publisher, self.backlog)
         database = Database(
             settings.database_url.get_secret_value(),
             pool_size=settings.db_pool_size,
@@ -77,15 +82,19 @@ class Services:
         self.database = DatabaseThreads(database, settings.db_pool_size)
 
     async def keep_up(self) -> None:
-        """Write a mark and see to the queues every second, until cancelled."""
-        await asyncio.gather(_repeat(self._mark), _repeat(self._declare_queues))
+        """Write a mark, see to the queues and to their length every second, until cancelled."""
+        await asyncio.gather(
+            _repeat(self._mark), _repeat(self._declare_queues), _repeat(self._watch_backlog)
+        )
 
     async def check_broker(self) -> None:
         """See whether the broker takes documents.
 
         Raises:
             BrokerUnavailable: it does not.
+            BacklogFull: it has more than it may.
         """
+        self.backlog.check()
         try:
             async with asyncio.timeout(_BROKER_SECONDS):
                 await asyncio.to_thread(self._publisher.check)
@@ -99,6 +108,7 @@ class Services:
             await self._mark(closed=True)
         except DatabaseUnavailable as error:
             logger.warning("the last mark cannot be written", reason=str(error))
+        self._gauge.close()
         self._publisher.close()
         self.database.close()
 
@@ -107,6 +117,12 @@ class Services:
         if not self._publisher.declared:
             await asyncio.to_thread(self._publisher.declare)
             logger.info("queues declared")
+
+    async def _watch_backlog(self) -> None:
+        """Ask the broker how much waits; of a folder that takes long, less often."""
+        start = monotonic()
+        self.backlog.observe(await asyncio.to_thread(self._gauge.waiting))
+        await asyncio.sleep(min(20 * (monotonic() - start), _SELDOM_SECONDS))
 
     async def _mark(self, *, closed: bool = False) -> None:
         mark = self._account.mark(closed=closed)

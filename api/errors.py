@@ -24,7 +24,13 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 
 from api.schemas.problem import MAX_ERRORS, FieldError
-from shared.errors import BrokerUnavailable, DatabaseUnavailable, DocumentNotFound, PostroomError
+from shared.errors import (
+    BacklogFull,
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    DocumentNotFound,
+    PostroomError,
+)
 
 MEDIA_TYPE: Final = "application/problem+json"
 
@@ -90,6 +96,11 @@ _DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int]]] = {
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The broker did not confirm the message, so nothing was accepted. Send it again.",
         1,
+    ),
+    BacklogFull: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Too many documents wait to be processed, so nothing was accepted. Send it again later.",
+        5,
     ),
     DatabaseUnavailable: (
         HTTPStatus.SERVICE_UNAVAILABLE,

@@ -19,6 +19,7 @@ from uuid import UUID, uuid5
 import orjson
 from uuid_utils.compat import uuid7
 
+from api.backlog import Backlog
 from api.schemas.document import DocumentIn
 from shared.errors import BrokerUnavailable
 from shared.messages import INGEST, REPLAY, Document, Envelope, describe
@@ -75,8 +76,9 @@ class _Waiting:
 class Intake:
     """Publishes what is handed to it; for use on one event loop."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, backlog: Backlog) -> None:
         self._publisher = publisher
+        self._backlog = backlog
         self._threads = ThreadPoolExecutor(PUBLISHER_THREADS, "publisher")
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -91,6 +93,7 @@ class Intake:
 
         Raises:
             BrokerUnavailable: the broker did not confirm in time. Nothing was promised.
+            BacklogFull: too much waits to be processed. Nothing was promised.
         """
         return await self._confirmed([document], size, batch=False)
 
@@ -132,6 +135,7 @@ class Intake:
     async def _confirmed(
         self, documents: Sequence[Document], size: int, *, batch: bool
     ) -> Envelope:
+        self._backlog.check()
         if self._waiting_bytes + size > _WAITING_BYTES:
             raise BrokerUnavailable("too much waits to be published")
         confirmed: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()

@@ -22,6 +22,9 @@ class ApiSettings(SharedSettings):
     forwarded_allow_ips: str = Field(
         "127.0.0.1", description="proxies whose forwarded headers are believed"
     )
+    backlog_limit: int = Field(
+        1_000_000, ge=0, description="messages that may wait before no more are accepted"
+    )
     max_content_bytes: int = Field(
         1 << 20, ge=1, le=MAX_BODY_BYTES, description="UTF-8 bytes of a document's content at most"
     )

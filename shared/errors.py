@@ -2,6 +2,7 @@
 
 PostroomError
 ├── BrokerUnavailable      the message was not confirmed: nothing was promised
+├── BacklogFull            too much waits to be processed: nothing was promised
 ├── DatabaseUnavailable    the database does not answer in time
 └── DocumentNotFound       no such document is stored, or not yet, or it was deleted
 """
@@ -13,6 +14,10 @@ class PostroomError(Exception):
 
 class BrokerUnavailable(PostroomError):
     """The broker did not confirm a message in time."""
+
+
+class BacklogFull(PostroomError):
+    """More messages wait to be processed than `BACKLOG_LIMIT`; they must be worked off first."""
 
 
 class DatabaseUnavailable(PostroomError):

@@ -238,9 +238,7 @@ class Publisher:
         """Yield a connection outside the pool, dropped without a handshake afterwards."""
         connection = self._app.connection_for_write()
         try:
-            # Connects as the transport's options say; any other way waits two seconds after a
-            # failure and tries again.
-            connection.default_channel  # noqa: B018  # the property connects
+            _connect(connection)
             yield connection
         except _FAULTS as error:
             raise BrokerUnavailable(_reason(error)) from error
@@ -302,6 +300,43 @@ class Publisher:
             raise
         finally:
             producer.release()
+
+
+class Gauge:
+    """Asks how many messages wait, again and again, on one connection of its own.
+
+    A connection for each question would fill the broker's log. For one thread at a time.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._connection = app.connection_for_read()
+
+    def waiting(self, queue: str = INGEST_QUEUE) -> int:
+        """Return how many messages of a queue no consumer has taken.
+
+        Raises:
+            BrokerUnavailable: the broker cannot be reached, or has no such queue.
+        """
+        try:
+            _connect(self._connection)
+            with self._connection.channel() as channel:
+                declared: Any = QUEUES[queue](channel).queue_declare(passive=True)
+                return int(declared.message_count)
+        except _FAULTS as error:
+            self.close()
+            raise BrokerUnavailable(_reason(error)) from error
+
+    def close(self) -> None:
+        """Drop the connection without a handshake, which has no time limit."""
+        self._connection.collect()
+
+
+def _connect(connection: Connection) -> None:
+    """Connect as the transport's options say.
+
+    Any other way waits two seconds after a failure and tries again.
+    """
+    connection.default_channel  # noqa: B018  # the property connects
 
 
 def _reason(error: BaseException) -> str:

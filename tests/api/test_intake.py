@@ -9,13 +9,16 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
+from api.backlog import Backlog
 from api.intake import Intake, stamped
 from api.schemas.document import DocumentIn
 from shared.account import Account
-from shared.errors import BrokerUnavailable
+from shared.errors import BacklogFull, BrokerUnavailable
 from shared.messages import INGEST, Document, Envelope, Message, read_documents
 from shared.queue import PUBLISHER_THREADS
 from shared.revision import Clock
+
+LIMIT = 10
 
 
 class RecordingPublisher:
@@ -73,7 +76,7 @@ def publisher() -> RecordingPublisher:
 
 @pytest.fixture
 def intake(publisher: RecordingPublisher) -> Iterator[Intake]:
-    intake = Intake(publisher)  # type: ignore[arg-type]  # it has what the intake uses
+    intake = Intake(publisher, Backlog(LIMIT))  # type: ignore[arg-type]  # it has what the intake uses
     yield intake
     publisher.gate.set()
     intake.close()
@@ -301,3 +304,20 @@ class TestStamped:
         own = document(content="a", external_id="b")
         assert stamped(own, Clock(), "request")["may_exist"]
         assert "may_exist" not in stamped(document(content="a"), Clock(), "request")
+
+
+def test_over_the_backlogs_limit_nothing_is_published(publisher: RecordingPublisher) -> None:
+    async def refused() -> None:
+        backlog = Backlog(LIMIT)
+        backlog.observe(LIMIT + 1)
+        intake = Intake(publisher, backlog)  # type: ignore[arg-type]  # it has what is used
+        for call in (intake.accept(made(), 10), intake.accept_batch([made()], 10)):
+            with pytest.raises(BacklogFull):
+                await call
+        backlog.observe(LIMIT)
+        await intake.accept(made(), 10)
+        intake.close()
+
+    asyncio.run(refused())
+    assert len(publisher.messages) == 1
+    assert publisher.account.mark().seq == 1  # no number was used up, so none is void
