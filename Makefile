@@ -5,7 +5,7 @@ VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo env up down compose-test test check lint servers bench requirements model clean
+.PHONY: help run demo env up down verify-ledger compose-test test check lint servers bench requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,9 @@ compose-test: $(VENVS)/dev/ready  ## build the images, run the containers, and t
 	@docker info > /dev/null 2>&1 && docker compose version > /dev/null 2>&1 || { echo "postroom: the containers need Docker with Compose, running"; exit 1; }
 	@$(DEV)/python -m local.install chromium
 	$(DEV)/pytest --compose tests/compose
+
+verify-ledger: $(VENVS)/api/ready $(VENVS)/local/ready  ## check that all that was accepted is accounted for
+	@$(VENVS)/local/bin/python -m local.verify
 
 lint: $(VENVS)/dev/ready  ## style, types and import contracts
 	$(DEV)/ruff format --check .

@@ -11,11 +11,14 @@ from fastapi import Depends, Request
 from uuid_utils.compat import uuid7
 
 from api.backlog import Backlog
+from api.evidence import Evidence
 from api.intake import Intake
+from api.schemas.account import LedgerOut
 from api.settings import ApiSettings
 from shared.account import Account
 from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
+from shared.inventory import inventory
 from shared.queue import Gauge, Publisher, celery_app
 from shared.revision import Clock
 from shared.store import ledger
@@ -80,12 +83,36 @@ class Services:
             application="postroom-api",
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
+        self._inventory = inventory(
+            settings.broker_url.get_secret_value(), settings.broker_api_url.get_secret_value()
+        )
+        self._evidence = Evidence(database, self._inventory)
 
     async def keep_up(self) -> None:
         """Write a mark, see to the queues and to their length every second, until cancelled."""
         await asyncio.gather(
-            _repeat(self._mark), _repeat(self._declare_queues), _repeat(self._watch_backlog)
+            _repeat(self._mark),
+            _repeat(self._declare_queues),
+            _repeat(self._watch_backlog),
+            _repeat(self._look_for_losses, self._inventory.pause),
         )
+
+    async def account(self) -> LedgerOut:
+        """Return the account, from one snapshot.
+
+        Raises:
+            DatabaseUnavailable: the database does not answer.
+        """
+        verdict = self._evidence.verdict
+
+        def read(session: Session) -> LedgerOut:
+            ledger.one_snapshot(session)
+            totals = ledger.totals(session)
+            return LedgerOut.of(
+                totals, verdict.still(session), verdict.checked_at, verdict.obstacle
+            )
+
+        return await self.database.run(read)
 
     async def check_broker(self) -> None:
         """See whether the broker takes documents.
@@ -124,6 +151,10 @@ class Services:
         self.backlog.observe(await asyncio.to_thread(self._gauge.waiting))
         await asyncio.sleep(min(20 * (monotonic() - start), _SELDOM_SECONDS))
 
+    async def _look_for_losses(self) -> None:
+        """Look whether what is not accounted for is still on its way."""
+        await asyncio.to_thread(self._evidence.step)
+
     async def _mark(self, *, closed: bool = False) -> None:
         mark = self._account.mark(closed=closed)
         try:
@@ -133,8 +164,8 @@ class Services:
             raise
 
 
-async def _repeat(work: Callable[[], Awaitable[None]]) -> None:
-    """Do something every second, whatever happens; say once that it fails, and once that not."""
+async def _repeat(work: Callable[[], Awaitable[None]], seconds: float = _EVERY_SECONDS) -> None:
+    """Do something again and again, whatever happens; say once that it fails, and once that not."""
     failing = False
     while True:
         try:
@@ -148,7 +179,7 @@ async def _repeat(work: Callable[[], Awaitable[None]]) -> None:
             if failing:
                 logger.info("background work succeeds again", work=work.__name__)
             failing = False
-        await asyncio.sleep(_EVERY_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 async def services(request: Request) -> Services:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from shared.settings import Alias, SharedSettings
 
@@ -13,9 +13,19 @@ MAX_BATCH = 1_000
 """Documents in one batch at most."""
 
 
+def _api_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value
+
+
 class ApiSettings(SharedSettings):
     """What the API needs to know besides where database and broker are."""
 
+    broker_api_url: Annotated[SecretStr, AfterValidator(_api_url)] = Field(
+        SecretStr(""), description="RabbitMQ's management API; empty for none"
+    )
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Alias("PORT")] = Field(8000, ge=1, le=65_535)
     root_path: str = Field("", pattern=r"^(/[^/?#]+)*$", description="path prefix of a proxy")

@@ -31,6 +31,7 @@ from local.processes import (
 from local.rabbitmq import USER, Ports, RabbitMQ
 from local.server import Server, ServerError, clean_environment, kill_all
 from local.settings import ROOT, Settings, load
+from local.verify import keep
 
 START_SECONDS = 120.0
 BROKER_SECONDS = 5.0
@@ -159,6 +160,7 @@ class Run:
         }
         if self.rabbitmq:
             settings["FLOWER_BROKER_API"] = self.rabbitmq.api_url  # has a password: no argument
+            settings["BROKER_API_URL"] = self.rabbitmq.api_url
         for_supervisord = {
             MARK: str(self.data),
             "POSTROOM_LOGS": str(self.logs),
@@ -181,6 +183,7 @@ class Run:
     def start(self) -> None:
         """Start servers, run the migrations, start Postroom, and wait until it is ready."""
         environment = self.environment()
+        keep(self.data, environment)
         log = self.logs / "supervisord.log"
         self.supervisor = Supervisor(ROOT / "local" / "supervisord.conf", environment, log)
         self.supervisor.wait_ready()

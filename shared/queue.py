@@ -199,6 +199,7 @@ class Publisher:
                 self.account.void(envelope)
                 self.declared = False  # a broker that was made anew has no queues
                 raise
+            self.account.confirm(envelope)
         return envelope
 
     def declare(self) -> None:

@@ -1,13 +1,10 @@
 """The ledger: whether all that was accepted is accounted for."""
 
-from dataclasses import asdict
-
 from fastapi import APIRouter
 
 from api.deps import ServicesDep
 from api.openapi import problems
 from api.schemas.account import LedgerOut
-from shared.store import ledger
 
 router = APIRouter(prefix="/v1/ledger", tags=["ledger"])
 
@@ -15,5 +12,4 @@ router = APIRouter(prefix="/v1/ledger", tags=["ledger"])
 @router.get("", operation_id="getLedger", responses=problems(503))
 async def get_ledger(services: ServicesDep) -> LedgerOut:
     """Return the account of all documents ever accepted, from one snapshot."""
-    totals = await services.database.run(ledger.totals)
-    return LedgerOut(**asdict(totals))
+    return await services.account()

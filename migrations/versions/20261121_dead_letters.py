@@ -45,6 +45,15 @@ def upgrade() -> None:
         ["fingerprint", sa.literal_column("id DESC")],
         unique=False,
     )
+    op.add_column(
+        "producers",
+        sa.Column(
+            "pending",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="[]",
+            nullable=False,
+        ),
+    )
     op.create_table(
         "message_faults",
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
@@ -64,5 +73,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_column("producers", "pending")
     op.drop_table("message_faults")
     op.drop_table("dead_letters")

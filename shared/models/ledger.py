@@ -55,7 +55,10 @@ class LedgerProducer(Base):
 
 
 class Producer(Base):
-    """The last mark of a producer: its last number, and the documents given up to it."""
+    """The last mark of a producer: its last number, and the documents given up to it.
+
+    `pending` is `[[number, documents], …]`: what was being published when it was made.
+    """
 
     __tablename__ = "producers"
 
@@ -63,6 +66,7 @@ class Producer(Base):
     seq: Mapped[int] = mapped_column(BigInteger)
     through: Mapped[int] = mapped_column(BigInteger)
     closed: Mapped[bool] = mapped_column(Boolean)
+    pending: Mapped[list[Any]] = mapped_column(JSONB, server_default="[]")
     marked_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 

@@ -5,8 +5,11 @@ the ledger stays small and a late redelivery is still recognised.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 from sqlalchemy import text
@@ -19,6 +22,9 @@ from shared.messages import Envelope
 
 FOLD_AFTER_SECONDS: Final = 60
 """Age at which an entry is folded: longer than anybody waits for an outcome."""
+
+SILENT_SECONDS: Final = 60
+"""Time without a mark, which a producer writes every second, after which it is taken for dead."""
 
 _FOLD_LIMIT: Final = 20_000
 
@@ -57,6 +63,46 @@ class Totals:
     dead: int
     in_flight: int
     void: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Numbers of one producer that are neither void nor have an entry, from one snapshot.
+
+    Attributes:
+        producer_id: the producer.
+        seq, through: its last mark.
+        pending: `[[number, documents], …]`, what was being published at its last mark.
+        promised: numbers up to its last mark that were confirmed by then, as a multirange.
+        unsure: numbers that a dead producer may have promised: they were being published at its
+            last mark, or came after it; as a multirange.
+    """
+
+    producer_id: UUID
+    seq: int
+    through: int
+    pending: list[list[int]]
+    promised: str
+    unsure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What of a `Gap` is still missing, from one snapshot; numbers as multiranges.
+
+    `documents` and `unsure_documents` say how many were in the messages. Where a killed producer's
+    last messages were folded the first may count some of the second, which then is too low.
+    """
+
+    producer_id: UUID
+    seq: int
+    marked_at: datetime | None
+    closed: bool
+    silent: bool
+    promised: str
+    documents: int
+    unsure: str
+    unsure_documents: int
 
 
 def record(
@@ -112,6 +158,7 @@ def mark(session: Session, producer: Mark) -> None:
             "seq": producer.seq,
             "through": producer.through,
             "closed": producer.closed,
+            "pending": _json(producer.pending),
         },
     )
     if producer.voids:
@@ -137,9 +184,38 @@ def fold(session: Session, older_than_seconds: float = FOLD_AFTER_SECONDS) -> in
     return session.scalar(_FOLD, values) or 0
 
 
+def one_snapshot(session: Session) -> None:
+    """Have all statements of a session, in which nothing was done yet, see the same."""
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+
+
 def totals(session: Session) -> Totals:
     """Return the account, from one snapshot."""
     return Totals(**session.execute(_TOTALS).mappings().one())
+
+
+def gaps(session: Session) -> list[Gap]:
+    """Return every gap in the numbers of all producers: messages on their way, or lost."""
+    rows = session.execute(_GAPS, {"silent": SILENT_SECONDS}).mappings()
+    return [Gap(**row) for row in rows]
+
+
+def missing(session: Session, found: Sequence[Gap]) -> list[Missing]:
+    """Return what is still missing of gaps that were found before.
+
+    Nothing of it can be on its way, the caller has seen to that: no message with documents was in
+    the broker some time between the two calls.
+    """
+    if not found:
+        return []
+    values = [{**asdict(gap), "producer_id": str(gap.producer_id)} for gap in found]
+    rows = session.execute(_MISSING, {"gaps": _json(values), "silent": SILENT_SECONDS})
+    return [Missing(**row) for row in rows.mappings()]
+
+
+def dead_letters(session: Session) -> int:
+    """Return how many dead letters wait for a person."""
+    return session.scalar(text("SELECT count(*) FROM dead_letters")) or 0
 
 
 def counts(session: Session, kind: str) -> dict[str, int]:
@@ -167,11 +243,13 @@ _RECORD: Final = text("""
 _RECORD_DELTAS: Final = text("INSERT INTO count_deltas (deltas) VALUES (CAST(:deltas AS jsonb))")
 
 _MARK: Final = text("""
-    INSERT INTO producers AS p (producer_id, seq, through, closed, marked_at)
-    VALUES (CAST(:producer_id AS uuid), :seq, :through, :closed, now())
+    INSERT INTO producers AS p (producer_id, seq, through, closed, pending, marked_at)
+    VALUES (CAST(:producer_id AS uuid), :seq, :through, :closed, CAST(:pending AS jsonb), now())
     ON CONFLICT (producer_id) DO UPDATE SET
         seq = greatest(p.seq, excluded.seq), through = greatest(p.through, excluded.through),
-        closed = p.closed OR excluded.closed, marked_at = now()
+        closed = p.closed OR excluded.closed,
+        pending = CASE WHEN excluded.seq < p.seq THEN p.pending ELSE excluded.pending END,
+        marked_at = now()
 """)
 
 _VOID: Final = text("""
@@ -251,6 +329,105 @@ _TOTALS: Final = text("""
         CAST(v.documents AS int8) AS void
     FROM account a, void v
 """)
+
+# What is done of each producer, folded or not, and what is void.
+_NUMBERS: Final = """
+    done AS (
+        SELECT producer_id, range_agg(numbers) AS numbers FROM (
+            SELECT producer_id, unnest(done) AS numbers FROM ledger_producers
+            UNION ALL
+            SELECT producer_id, int8range(seq, seq, '[]') FROM ledger) AS each
+        GROUP BY producer_id),
+    void AS (
+        SELECT producer_id, range_agg(int8range(seq, seq, '[]')) AS numbers
+        FROM void_messages GROUP BY producer_id)
+"""
+
+# A producer without a mark is dead if none of its entries is young.
+_GAPS: Final = text(f"""
+    WITH {_NUMBERS},
+    pending AS (
+        SELECT producer_id, range_agg(int8range(CAST(each ->> 0 AS int8),
+            CAST(each ->> 0 AS int8), '[]')) AS numbers
+        FROM producers, jsonb_array_elements(pending) AS each GROUP BY producer_id),
+    producer AS (
+        SELECT producer_id, coalesce(p.seq, 0) AS seq, coalesce(p.through, 0) AS through,
+            coalesce(p.pending, '[]') AS pending,
+            coalesce(p.closed OR p.marked_at < now() - make_interval(secs => :silent),
+                NOT EXISTS (SELECT FROM ledger l WHERE l.producer_id = d.producer_id)) AS dead,
+            coalesce(d.numbers, '{{}}') AS done, coalesce(v.numbers, '{{}}') AS void,
+            coalesce(n.numbers, '{{}}') AS under_way
+        FROM producers p FULL JOIN done d USING (producer_id)
+            LEFT JOIN void v USING (producer_id) LEFT JOIN pending n USING (producer_id)),
+    gap AS (
+        SELECT producer_id, seq, through, pending,
+            int8multirange(int8range(1, seq + 1)) - done - void - under_way AS promised,
+            CASE WHEN dead THEN (under_way + CASE WHEN upper(done) > seq + 1
+                THEN int8multirange(int8range(seq + 1, upper(done))) ELSE '{{}}' END) - done - void
+                ELSE '{{}}' END AS unsure
+        FROM producer)
+    SELECT producer_id, seq, through, pending, CAST(promised AS text) AS promised,
+        CAST(unsure AS text) AS unsure
+    FROM gap WHERE NOT isempty(promised) OR NOT isempty(unsure)
+    ORDER BY producer_id
+""")  # noqa: S608  # put together of our own texts
+
+# The documents up to the mark that the gap was found with are given, accounted for, void, under
+# way, or missing; and so are those after it. Of the entries after the mark, folded ones have left
+# no sum of their own: what is not otherwise known is taken to be theirs.
+_MISSING: Final = text(f"""
+    WITH {_NUMBERS},
+    gap AS (
+        SELECT * FROM json_to_recordset(CAST(:gaps AS json)) AS g(producer_id uuid, seq int8,
+            through int8, pending json, promised text, unsure text)),
+    open AS (
+        SELECT g.producer_id, g.seq, g.through, g.pending,
+            coalesce(d.numbers, '{{}}') AS done, coalesce(v.numbers, '{{}}') AS void,
+            CAST(g.promised AS int8multirange) - coalesce(d.numbers, '{{}}')
+                - coalesce(v.numbers, '{{}}') AS promised,
+            CAST(g.unsure AS int8multirange) - coalesce(d.numbers, '{{}}')
+                - coalesce(v.numbers, '{{}}') AS unsure
+        FROM gap g LEFT JOIN done d USING (producer_id) LEFT JOIN void v USING (producer_id)),
+    counted AS (
+        SELECT o.*, coalesce(f.documents, 0) AS folded,
+            coalesce(upper(f.done) > o.seq + 1, false) AS folded_after,
+            greatest(o.through, f.through, e.through, p.through) AS given,
+            coalesce(e.up_to, 0) AS entered, coalesce(e.after, 0) AS entered_after,
+            coalesce(w.up_to, 0) AS voided, coalesce(w.after, 0) AS voided_after,
+            coalesce(u.documents, 0) AS under_way,
+            p.marked_at, coalesce(p.closed, false) AS closed,
+            coalesce(p.marked_at < now() - make_interval(secs => :silent), true) AS silent
+        FROM open o
+        LEFT JOIN producers p USING (producer_id)
+        LEFT JOIN ledger_producers f USING (producer_id)
+        LEFT JOIN LATERAL (
+            SELECT max(l.through) AS through,
+                sum(l.documents) FILTER (WHERE l.seq <= o.seq) AS up_to,
+                sum(l.documents) FILTER (WHERE l.seq > o.seq) AS after
+            FROM ledger l WHERE l.producer_id = o.producer_id) AS e ON true
+        LEFT JOIN LATERAL (
+            SELECT sum(m.documents) FILTER (WHERE m.seq <= o.seq) AS up_to,
+                sum(m.documents) FILTER (WHERE m.seq > o.seq) AS after
+            FROM void_messages m
+            WHERE m.producer_id = o.producer_id AND NOT o.done @> m.seq) AS w ON true
+        LEFT JOIN LATERAL (
+            SELECT sum(CAST(n ->> 1 AS int8)) AS documents FROM json_array_elements(o.pending) AS n
+            WHERE NOT o.done @> CAST(n ->> 0 AS int8)
+                AND NOT o.void @> CAST(n ->> 0 AS int8)) AS u ON true
+        WHERE NOT isempty(o.promised) OR NOT isempty(o.unsure)),
+    split AS (
+        SELECT *, greatest(0, given - through - entered_after - voided_after) AS after
+        FROM counted)
+    SELECT producer_id, seq, marked_at, closed, silent,
+        CAST(promised AS text) AS promised,
+        CAST(CASE WHEN isempty(promised) THEN 0 ELSE greatest(0, through - voided - under_way
+            - entered - (folded - CASE WHEN folded_after THEN least(folded, after) ELSE 0 END))
+            END AS int8) AS documents,
+        CAST(unsure AS text) AS unsure,
+        CAST(CASE WHEN isempty(unsure) THEN 0 ELSE under_way
+            + CASE WHEN folded_after THEN 0 ELSE after END END AS int8) AS unsure_documents
+    FROM split ORDER BY producer_id
+""")  # noqa: S608  # put together of our own texts
 
 _COUNT: Final = text("""
     SELECT key, sum(n) AS n FROM (

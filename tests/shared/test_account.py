@@ -15,7 +15,7 @@ def test_messages_are_numbered_from_one_and_documents_added_up() -> None:
         (3, 0, 4),
     ]
     assert {each.producer_id for each in envelopes} == {PRODUCER}
-    assert account.mark() == Mark(PRODUCER, 3, 4, ())
+    assert account.mark() == Mark(PRODUCER, 3, 4, (), ((1, 3), (2, 1), (3, 0)))
 
 
 def test_a_void_leaves_with_one_mark_and_comes_back_if_that_was_not_written() -> None:
@@ -28,6 +28,19 @@ def test_a_void_leaves_with_one_mark_and_comes_back_if_that_was_not_written() ->
     account.void(second)
     account.unwritten(mark)
     assert account.mark(closed=True) == Mark(PRODUCER, 2, 7, ((1, 2), (2, 5)), closed=True)
+
+
+def test_what_is_being_published_is_pending_until_it_is_confirmed_or_void() -> None:
+    account = Account(PRODUCER)
+    first, second, third = (account.number(documents) for documents in (1, 2, 3))
+    account.confirm(second)
+    assert account.mark().pending == ((1, 1), (3, 3))
+    account.void(third)
+    mark = account.mark()
+    assert (mark.voids, mark.pending) == (((3, 3),), ((1, 1),))
+    account.unwritten(mark)  # a void stays one
+    account.confirm(first)
+    assert account.mark() == Mark(PRODUCER, 3, 6, ((3, 3),))
 
 
 def test_threads_never_share_a_number() -> None:
