@@ -15,7 +15,7 @@ from starlette.routing import Route
 from api import errors, openapi
 from api.deps import Services
 from api.middleware import HeadAsGet, RequestId
-from api.routes import categories, dead_letters, documents, health, ledger
+from api.routes import categories, dead_letters, documents, health, ledger, metrics
 from api.settings import ApiSettings
 from shared.logs import configure_logs
 from shared.settings import load
@@ -68,7 +68,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(RequestId)
     errors.install(app)
     openapi.install(app)
-    for route in (documents, categories, dead_letters, ledger, health):
+    for route in (documents, categories, dead_letters, ledger, health, metrics):
         app.include_router(route.router)
     return app
 

@@ -13,12 +13,14 @@ from uuid_utils.compat import uuid7
 from api.backlog import Backlog
 from api.evidence import Evidence
 from api.intake import Intake
+from api.metrics import State
 from api.schemas.account import LedgerOut
 from api.settings import ApiSettings
 from shared.account import Account
 from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
 from shared.inventory import inventory
+from shared.logs import Failing
 from shared.queue import Gauge, Publisher, celery_app
 from shared.revision import Clock
 from shared.store import ledger
@@ -39,6 +41,7 @@ class DatabaseThreads:
     def __init__(self, database: Database, size: int) -> None:
         self._database = database
         self._threads = ThreadPoolExecutor(size, "database")
+        self._said = Failing(logger, "the database does not answer", "the database answers again")
 
     async def run(self, action: Callable[[Session], ResultT]) -> ResultT:
         """Return what `action` returns, in a transaction of its own.
@@ -50,9 +53,15 @@ class DatabaseThreads:
         call = asyncio.get_running_loop().run_in_executor(self._threads, self._transact, action)
         try:
             async with asyncio.timeout(_DATABASE_SECONDS):
-                return await call
+                result = await call
         except TimeoutError as error:
+            self._said.failed("no answer in time")
             raise DatabaseUnavailable("no answer in time") from error
+        except DatabaseUnavailable as error:
+            self._said.failed(error)
+            raise
+        self._said.succeeded()
+        return result
 
     def close(self) -> None:
         """Give up what waits, and close the connections."""
@@ -87,6 +96,9 @@ class Services:
             settings.broker_url.get_secret_value(), settings.broker_api_url.get_secret_value()
         )
         self._evidence = Evidence(database, self._inventory)
+        self._state_lock = asyncio.Lock()
+        self._state_until = 0.0
+        self._known_account: LedgerOut | None = None
 
     async def keep_up(self) -> None:
         """Write a mark, see to the queues and to their length every second, until cancelled."""
@@ -107,12 +119,28 @@ class Services:
 
         def read(session: Session) -> LedgerOut:
             ledger.one_snapshot(session)
-            totals = ledger.totals(session)
             return LedgerOut.of(
-                totals, verdict.still(session), verdict.checked_at, verdict.obstacle
+                ledger.totals(session),
+                ledger.dead_letters(session),
+                verdict.still(session),
+                verdict.checked_at,
+                verdict.obstacle,
             )
 
         return await self.database.run(read)
+
+    async def state(self) -> State:
+        """Return what Prometheus is told, at most a second old: many may ask."""
+        async with self._state_lock:
+            if monotonic() >= self._state_until:
+                try:
+                    account = await self.account()
+                except DatabaseUnavailable:
+                    account = None
+                self._known_account = account
+                self._state_until = monotonic() + _EVERY_SECONDS
+        backlog = self.backlog
+        return State(self._known_account, backlog.messages, backlog.limit, self._publisher.confirms)
 
     async def check_broker(self) -> None:
         """See whether the broker takes documents.
@@ -166,19 +194,14 @@ class Services:
 
 async def _repeat(work: Callable[[], Awaitable[None]], seconds: float = _EVERY_SECONDS) -> None:
     """Do something again and again, whatever happens; say once that it fails, and once that not."""
-    failing = False
+    said = Failing(logger, "background work fails", "background work succeeds again")
     while True:
         try:
             await work()
         except Exception as error:  # noqa: BLE001  # the next second may bring what is missing
-            if not failing:
-                reason = f"{type(error).__name__}: {error}"
-                logger.warning("background work fails", work=work.__name__, reason=reason)
-            failing = True
+            said.failed(f"{type(error).__name__}: {error}", work=work.__name__)
         else:
-            if failing:
-                logger.info("background work succeeds again", work=work.__name__)
-            failing = False
+            said.succeeded(work=work.__name__)
         await asyncio.sleep(seconds)
 
 

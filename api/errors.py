@@ -127,7 +127,8 @@ def install(app: FastAPI) -> None:
     async def domain(request: Request, error: PostroomError) -> Response:
         status, detail, seconds = _DOMAIN[type(error)]
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            logger.warning("request refused", error=type(error).__name__, reason=str(error))
+            # Thousands a second in an outage; that there is one is said once, where it is noticed.
+            logger.debug("request refused", error=type(error).__name__, reason=str(error))
         return render(request, status, detail, headers={"Retry-After": str(seconds)})
 
     @app.exception_handler(RequestValidationError)

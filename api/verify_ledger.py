@@ -51,6 +51,7 @@ def main() -> int:
             ledger.one_snapshot(session)
             account = LedgerOut.of(
                 ledger.totals(session),
+                ledger.dead_letters(session),
                 verdict.still(session),
                 verdict.checked_at,
                 verdict.obstacle,

@@ -86,9 +86,8 @@ class Folder:
 
     def _waiting(self, queues: Collection[str]) -> Iterator[str]:
         for queue in queues:
-            for file in os.scandir(self._root / "queues" / queue):
-                if not file.name.startswith("."):
-                    yield file.name
+            with os.scandir(self._root / "queues" / queue) as files:
+                yield from (file.name for file in files if not file.name.startswith("."))
 
     def _taken(self, queues: Collection[str]) -> Iterator[str]:
         for claim in (self._root / "claimed").iterdir():

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from threading import Lock
+from time import monotonic
 from typing import Any, Final
 
 import orjson
@@ -19,6 +21,43 @@ _SHARED: Final[tuple[Processor, ...]] = (
 
 def _json(event: dict[str, Any], **_: Any) -> str:
     return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class Failing:
+    """Says once that something fails, and once that it succeeds again, however often it is tried.
+
+    Attributes:
+        failing: whether it failed last.
+    """
+
+    def __init__(self, logger: Any, fails: str, succeeds: str) -> None:
+        """Set the two events to log: a warning with the reason, and an information."""
+        self.failing = False
+        self._logger = logger
+        self._fails = fails
+        self._succeeds = succeeds
+        self._failures = 0
+        self._since = 0.0
+        self._lock = Lock()
+
+    def failed(self, reason: object, **fields: object) -> None:
+        """Take in a failure."""
+        with self._lock:
+            self._failures += 1
+            if self.failing:
+                return
+            self.failing, self._failures, self._since = True, 1, monotonic()
+        self._logger.warning(self._fails, reason=str(reason), **fields)
+
+    def succeeded(self, **fields: object) -> None:
+        """Take in a success."""
+        if not self.failing:
+            return  # the way of every success, without the lock
+        with self._lock:
+            ended, self.failing = self.failing, False
+        if ended:
+            seconds = round(monotonic() - self._since, 1)
+            self._logger.info(self._succeeds, failures=self._failures, seconds=seconds, **fields)
 
 
 def configure_logs(level: str, program: str) -> None:

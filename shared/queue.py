@@ -5,7 +5,6 @@ real broker hold it to that.
 """
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import BoundedSemaphore, Lock
@@ -14,6 +13,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 import orjson
+import structlog
 from amqp.exceptions import AMQPError
 from celery import Celery
 from celery.app.amqp import AMQP
@@ -23,6 +23,7 @@ from kombu.serialization import register
 
 from shared.account import Account
 from shared.errors import BrokerUnavailable
+from shared.logs import Failing
 from shared.messages import (
     BULK_QUEUE,
     DEAD_QUEUE,
@@ -72,7 +73,7 @@ _SLOW_SECONDS: Final = 0.8
 _QUICK_SECONDS: Final = 0.3
 """A publish that failed sooner is tried once more: its connection may just have been a dead one."""
 
-logger = logging.getLogger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 # What kombu and the transports raise; amqp's own errors are kombu's channel errors or `OSError`s
@@ -168,6 +169,7 @@ class Publisher:
         # The pool's own limit does not bound the wait for a connection.
         self._free = BoundedSemaphore(PUBLISHER_THREADS)
         self._breaker = _Breaker()
+        self._said = Failing(logger, "the broker does not confirm", "the broker confirms again")
 
     def publish(
         self,
@@ -191,6 +193,22 @@ class Publisher:
             BrokerUnavailable: the broker did not confirm. The message's number is void; the
                 message may have arrived all the same.
         """
+        try:
+            envelope = self._publish(message, payload, documents, summary)
+        except BrokerUnavailable as error:
+            self._said.failed(error)
+            raise
+        self._said.succeeded()
+        return envelope
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the broker confirmed the last message, or there was none yet."""
+        return not self._said.failing
+
+    def _publish(
+        self, message: Message, payload: dict[str, Any], documents: int, summary: str
+    ) -> Envelope:
         with self._slot(), self._breaker.attempt() as attempt:
             envelope = replace(self.account.number(documents), replays=replays)
             try:
@@ -386,8 +404,4 @@ class _Breaker:
 
     def _set(self, open_until: float) -> None:
         with self._lock:
-            if self._open_until and not open_until:
-                logger.info("the broker confirms again")
-            if open_until and not self._open_until:
-                logger.warning("the broker does not confirm")
             self._open_until = open_until

@@ -108,6 +108,7 @@ class LedgerOut(BaseModel):
     dead: int = Field(description="could not be processed")
     in_flight: int = Field(description="accepted, not processed yet, or missing: see below")
     void: int = Field(description="publishing failed, so nobody was told that they were accepted")
+    dead_letters: int = Field(description="messages, or documents of them, that wait for a person")
     unaccounted: GapsOut = Field(description="of those in flight: accepted, and lost")
     may_have_promised: GapsOut = Field(
         description="of those in flight: a killed process may have accepted them just before"
@@ -123,6 +124,7 @@ class LedgerOut(BaseModel):
     def of(
         cls,
         totals: Totals,
+        dead_letters: int,
         missing: Sequence[Missing],
         checked_at: datetime | None,
         obstacle: str | None,
@@ -130,6 +132,7 @@ class LedgerOut(BaseModel):
         """Return the account: the totals and what is missing, from one snapshot."""
         return cls(
             **asdict(totals),
+            dead_letters=dead_letters,
             unaccounted=GapsOut.of(missing, lambda each: (each.promised, each.documents)),
             may_have_promised=GapsOut.of(
                 missing, lambda each: (each.unsure, each.unsure_documents)

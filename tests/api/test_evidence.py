@@ -90,7 +90,7 @@ def test_a_loss_shows_once_the_figures_cannot_be_older_than_it(
     promise(sender, 3)
     assert looker.look(20) == []
     assert looker.evidence.verdict.checked_at is None
-    assert looker.look(4) == ["{[1,2)}"]
+    assert looker.look(1) == ["{[1,2)}"]
     verdict = looker.evidence.verdict
     assert (verdict.obstacle, verdict.found[0].documents) == (None, 3)
     assert looker.look(100) == ["{[1,2)}"]  # and stays

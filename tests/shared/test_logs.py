@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import structlog
 
-from shared.logs import configure_logs
+from shared.logs import Failing, configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +63,21 @@ def test_configuring_again_writes_every_line_once(capsys: pytest.CaptureFixture[
     configure_logs("INFO", "api")
     logging.getLogger("theirs").info("once")
     assert len(lines(capsys)) == 1
+
+
+def test_what_fails_again_and_again_is_said_once_and_once_that_it_succeeds() -> None:
+    logger = structlog.get_logger()
+    work = Failing(logger, "fails", "succeeds")
+    with structlog.testing.capture_logs() as logs:
+        work.succeeded()
+        for reason in ("first", "second", "third"):
+            work.failed(reason, work="x")
+            assert work.failing
+        for _ in range(3):
+            work.succeeded(work="x")
+        work.failed("fourth")
+    assert [(each["event"], each.get("reason"), each.get("failures")) for each in logs] == [
+        ("fails", "first", None),
+        ("succeeds", None, 3),
+        ("fails", "fourth", None),
+    ]

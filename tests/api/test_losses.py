@@ -1,0 +1,129 @@
+"""What is lost shows in the ledger, in the metrics and in `verify-ledger`."""
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
+
+from local.ports import free_ports
+from local.postgres import DATABASE, Postgres
+from tests.conftest import ROOT, migrate
+from tests.stack import Api, Worker, ledger, poll, running
+
+
+def accept(client: httpx2.Client, *contents: str) -> str:
+    """Send a batch, a message of its own; return its task id."""
+    response = client.post("/v1/documents/batch", json=[{"content": each} for each in contents])
+    assert response.status_code == 202, response.text
+    return str(response.json()["task_id"])
+
+
+def metrics(client: httpx2.Client) -> dict[str, float]:
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    return {
+        sample.name + "".join(sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def verify(api: Api, **env: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "api.verify_ledger"],
+        env={**api.env, **env},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def account(client: httpx2.Client) -> dict[str, Any]:
+    found: dict[str, Any] = ledger(client)
+    return found
+
+
+def check_account(found: dict[str, Any], lost: str) -> str:
+    """See that the message `lost` is said to be; return the task id of the one after it."""
+    producer, number = lost.rsplit(".", 1)
+    (gap,) = found["unaccounted"]["producers"]
+    assert gap["producer_id"] == producer
+    assert gap["numbers"] == [[int(number), int(number)]] == [[1, 1]]
+    assert (gap["state"], gap["messages"], gap["documents"]) == ("alive", 1, 3)
+    assert gap["last_mark"]["number"] == 2
+    assert found["unaccounted"]["truncated"] is False
+    assert found["may_have_promised"]["messages"] == 0
+    assert (found["accepted"], found["stored"], found["in_flight"]) == (4, 1, 3)
+    return f"{producer}.2"
+
+
+def check_metrics(client: httpx2.Client) -> None:
+    told = poll(lambda: metrics(client), lambda told: "postroom_unaccounted_documents" in told, 5)
+    assert told["postroom_unaccounted_documents"] == 3
+    assert told["postroom_unaccounted_messages"] == 1
+    assert told["postroom_in_flight_documents"] == 3
+    assert told["postroom_accepted_documents_total"] == 4
+    assert told["postroom_processed_documentsstored"] == 1
+    assert told["postroom_dead_letters"] == 0
+    assert told["postroom_database_up"] == told["postroom_broker_confirms"] == 1
+    assert told["process_resident_memory_bytes"] > 1 << 20
+
+
+def test_a_message_that_vanishes_from_its_queue_is_found(
+    tmp_path: Path, processes: ExitStack
+) -> None:
+    postgres = Postgres(tmp_path / "postgres", free_ports(1)[0])
+    running(processes, postgres)
+    migrate(url := postgres.create_database(DATABASE))
+    spool = tmp_path / "spool"
+    api = Api(tmp_path / "api", url, f"spool://{spool}")
+    worker = Worker(tmp_path / "worker", url, f"spool://{spool}")
+    running(processes, api)
+    client = processes.enter_context(api.client())
+    poll(lambda: client.get("/readyz").status_code, lambda status: status == 200, seconds=15)
+    assert verify(api) == (0, verify(api)[1])
+    assert "Nothing is lost." in verify(api)[1]
+
+    first = accept(client, "one", "two", "three")
+    (file,) = (spool / "queues" / "ingest").glob("0*")
+    file.unlink()
+    second = accept(client, "four")
+    waits = poll(lambda: account(client), lambda found: found["obstacle"] is not None, seconds=10)
+    assert waits["unaccounted"]["messages"] == 0  # while the second one is there
+    running(processes, worker)
+    found = poll(
+        lambda: account(client), lambda found: found["unaccounted"]["messages"] == 1, seconds=20
+    )
+
+    assert second == check_account(found, first)
+    check_metrics(client)
+    status, text = verify(api)
+    assert status == 1
+    assert "LOST: 3 documents in 1 messages" in text
+    assert f"producer {first.removesuffix('.1')} (alive), 3 documents:\n    numbers 1\n" in text
+
+    api.kill()
+    postgres.sql("UPDATE producers SET marked_at = now() - interval '2 minutes'", DATABASE)
+    api.start()
+    api.wait_ready()
+    found = poll(
+        lambda: account(client), lambda found: found["unaccounted"]["messages"] == 1, seconds=20
+    )
+    assert found["unaccounted"]["producers"][0]["state"] == "dead"
+
+    postgres.stop()
+    told = poll(lambda: metrics(client), lambda told: not told["postroom_database_up"], 15)
+    assert not [name for name in told if "documents" in name]
+    assert told["postroom_backlog_limit_messages"] == 1_000_000
+    status, text = verify(api)
+    assert (status, "the database does not answer" in text) == (2, True)
+    status, text = verify(api, DATABASE_URL="")
+    assert (status, "DATABASE_URL" in text) == (2, True)
