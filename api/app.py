@@ -15,7 +15,15 @@ from starlette.routing import Route
 from api import errors, openapi
 from api.deps import Services
 from api.middleware import HeadAsGet, RequestId
-from api.routes import categories, dead_letters, documents, health, ledger, metrics
+from api.routes import (
+    categories,
+    dead_letters,
+    documents,
+    health,
+    ledger,
+    metrics,
+    reclassifications,
+)
 from api.settings import ApiSettings
 from shared.logs import configure_logs
 from shared.settings import load
@@ -68,7 +76,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(RequestId)
     errors.install(app)
     openapi.install(app)
-    for route in (documents, categories, dead_letters, ledger, health, metrics):
+    for route in (documents, categories, dead_letters, ledger, health, metrics, reclassifications):
         app.include_router(route.router)
     return app
 

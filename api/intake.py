@@ -7,7 +7,7 @@ so messages are small when it is quiet and large when it is not.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 from api.backlog import Backlog
 from api.schemas.document import DocumentIn
 from shared.errors import BrokerUnavailable
-from shared.messages import INGEST, REPLAY, Document, Envelope, describe
+from shared.messages import INGEST, RECLASSIFY, REPLAY, Classified, Document, Envelope, describe
 from shared.queue import PUBLISHER_THREADS, Publisher
 from shared.revision import Clock
 
@@ -122,6 +122,26 @@ class Intake:
             summary=describe(documents),
             replays=letter_id,
         )
+        return await self._in_thread(publish)
+
+    async def reclassify(self, items: Sequence[Classified]) -> Envelope:
+        """Publish documents to classify anew; return once that is confirmed.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm in time.
+            BacklogFull: too much waits to be processed.
+        """
+        self._backlog.check()
+        publish = partial(
+            self._publisher.publish,
+            RECLASSIFY,
+            {"items": items},
+            documents=0,
+            summary=describe(items),
+        )
+        return await self._in_thread(publish)
+
+    async def _in_thread(self, publish: Callable[[], Envelope]) -> Envelope:
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, publish)

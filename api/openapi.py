@@ -10,8 +10,9 @@ from api.errors import MEDIA_TYPE
 from api.schemas.dead_letter import ReplayIn
 from api.schemas.document import DocumentIn
 from api.schemas.problem import ProblemOut
+from api.schemas.reclassification import ReclassifyIn
 
-_BODIES: Final[tuple[type[BaseModel], ...]] = (DocumentIn, ProblemOut, ReplayIn)
+_BODIES: Final[tuple[type[BaseModel], ...]] = (DocumentIn, ReclassifyIn, ProblemOut, ReplayIn)
 _REF: Final = "#/components/schemas/{model}"
 
 _REASONS: Final = {

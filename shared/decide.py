@@ -143,6 +143,14 @@ class Patch:
 
 
 @dataclass(frozen=True, slots=True)
+class Reclassify:
+    """A new classification of the content that was stored at `content_revision`."""
+
+    content_revision: int
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The row as it shall be, and what the caller must write to get there.
 
@@ -200,6 +208,26 @@ def delete(stored: Stored | None, now: int) -> Decision:
     old = stored or NO_ROW
     stamp = max(now, old.revision + 1)
     return _changed(stored, Stored(_revision(old, stamp), stamp, stamp, content_hash=None))
+
+
+def reclassify(stored: Stored | None, op: Reclassify) -> Decision:
+    """Decide a new classification of what is stored: no operation of a client, so it has no stamp.
+
+    It is superseded if the content was written anew meanwhile. Where it fails, a document that
+    was classified before stays as it is.
+    """
+    if stored is None or stored.deleted or stored.content_revision != op.content_revision:
+        return Decision(stored, Outcome.SUPERSEDED, Change.NONE)
+    fails = op.prediction.error is not None
+    if fails and stored.status == "stored":
+        return Decision(stored, Outcome.FAILED, Change.NONE)
+    row = replace(
+        stored,
+        revision=stored.revision + 1,
+        status="failed" if fails else "stored",
+        predicted_category=op.prediction.category,
+    )
+    return _changed(stored, row, classified=True)
 
 
 def deltas(changes: "Iterable[tuple[Stored | None, Stored | None]]") -> dict[str, dict[str, int]]:

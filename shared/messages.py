@@ -43,10 +43,11 @@ INGEST: Final = Message("documents.ingest", INGEST_QUEUE)
 REPLAY: Final = Message(INGEST.task, BULK_QUEUE)
 """`INGEST` once more, with the documents of a dead letter: never in front of new ones."""
 
+RECLASSIFY: Final = Message("documents.reclassify", BULK_QUEUE)
 FOLD_LEDGER: Final = Message("ledger.fold", MAINTAIN_QUEUE)
 PURGE_TOMBSTONES: Final = Message("documents.purge_tombstones", MAINTAIN_QUEUE)
 
-MESSAGES: Final = (INGEST, FOLD_LEDGER, PURGE_TOMBSTONES)
+MESSAGES: Final = (INGEST, RECLASSIFY, FOLD_LEDGER, PURGE_TOMBSTONES)
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -68,6 +69,18 @@ class Document(TypedDict):
     label: NotRequired[str | None]
     may_exist: NotRequired[bool]
     request_id: NotRequired[str]
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Classified(TypedDict):
+    """A stored document to classify anew, as it travels in `RECLASSIFY`.
+
+    Nothing is done if its content is no longer that of `content_revision`. The message counts as
+    none of the account's documents.
+    """
+
+    id: str
+    content_revision: int
 
 
 class Unreadable(Exception):
@@ -170,6 +183,7 @@ class _Headers(TypedDict):
 
 
 _HEADERS: Final = TypeAdapter(_Headers)
+_ITEMS: Final = TypeAdapter(Annotated[list[Classified], Field(min_length=1)])
 _DOCUMENTS: Final = TypeAdapter(Annotated[list[Document], Field(min_length=1)])
 
 
@@ -183,6 +197,23 @@ def read_documents(payload: object) -> list[Document]:
         return _DOCUMENTS.validate_python(payload)
     except ValidationError as error:
         raise Unreadable(f"documents: {_first(error)}") from error
+
+
+def read_items(payload: object) -> list[Classified]:
+    """Return the items of a `RECLASSIFY` payload.
+
+    Raises:
+        Unreadable: the payload is not a list of items, has none, or one of them is malformed.
+    """
+    try:
+        items = _ITEMS.validate_python(payload)
+        for each in items:
+            UUID(each["id"])
+    except ValidationError as error:
+        raise Unreadable(f"items: {_first(error)}") from error
+    except ValueError as error:
+        raise Unreadable(f"items: {error}") from error
+    return items
 
 
 def check_documents(envelope: Envelope, documents: Sequence[Document], oldest: int) -> None:
@@ -209,7 +240,7 @@ def check_age(documents: Sequence[Document], oldest: int) -> None:
         raise TooOld("stamped before the oldest tombstone: a deleted one could come back")
 
 
-def describe(documents: Sequence[Document]) -> str:
+def describe(documents: Sequence[Document] | Sequence[Classified]) -> str:
     """Say what a message carries, for logs and dashboards: how many and which, never contents."""
     first = documents[0]["id"]
     if len(documents) == 1:

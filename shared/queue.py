@@ -194,7 +194,7 @@ class Publisher:
                 message may have arrived all the same.
         """
         try:
-            envelope = self._publish(message, payload, documents, summary)
+            envelope = self._publish(message, payload, documents, summary, replays)
         except BrokerUnavailable as error:
             self._said.failed(error)
             raise
@@ -207,7 +207,12 @@ class Publisher:
         return not self._said.failing
 
     def _publish(
-        self, message: Message, payload: dict[str, Any], documents: int, summary: str
+        self,
+        message: Message,
+        payload: dict[str, Any],
+        documents: int,
+        summary: str,
+        replays: UUID | None,
     ) -> Envelope:
         with self._slot(), self._breaker.attempt() as attempt:
             envelope = replace(self.account.number(documents), replays=replays)

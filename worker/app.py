@@ -28,6 +28,7 @@ app: Final = celery_app(settings.broker_url.get_secret_value())
 app.conf.update(
     imports=(
         "worker.tasks.ingest",
+        "worker.tasks.reclassify",
         "worker.tasks.fold_ledger",
         "worker.tasks.purge_tombstones",
     ),

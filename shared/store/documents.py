@@ -5,22 +5,44 @@ the order of their ids, then locks on old rows in the order of theirs. A transac
 for a new id holds only smaller new ids; one that waits for an old row holds only smaller old ones.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, RowMapping, TextClause, func, literal, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    Select,
+    TextClause,
+    func,
+    literal,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from shared import decide
-from shared.decide import Change, Decision, MetadataPatch, Prediction, Put, Stored
+from shared.decide import (
+    Change,
+    Decision,
+    MetadataPatch,
+    Prediction,
+    Put,
+    Reclassify,
+    Stored,
+)
 from shared.messages import Envelope
 from shared.models import Document
 from shared.store import ledger
 from shared.store.page import Cursor
+
+SelectT = TypeVar("SelectT", bound=Select[Any])
 
 
 class Vanished(Exception):
@@ -52,6 +74,17 @@ class Filter:
     source: str | None = None
     external_id: str | None = None
     status: str | None = None
+    model_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reclassified:
+    """A document to classify anew; `size` is its content's, in bytes."""
+
+    id: UUID
+    content_revision: int
+    created_at: datetime
+    size: int
 
 
 def hash_content(content: str) -> bytes:
@@ -99,6 +132,67 @@ def write(
     _update(session, written, sorted(written.writes_of.keys() - inserted))
     outcomes = _with_dead(written.outcomes(), dead)
     ledger.record(session, envelope, outcomes, decide.deltas(written.changes), revived=revived)
+    return outcomes
+
+
+def content_revision(session: Session, document_id: UUID) -> int | None:
+    """Return the stamp of a document's content; None where there is no document."""
+    return session.scalar(
+        select(Document.content_revision).where(
+            Document.id == document_id, Document.content.is_not(None)
+        )
+    )
+
+
+def to_reclassify(
+    session: Session, where: Filter, after: Cursor | None, limit: int
+) -> tuple[Sequence[Reclassified], bool]:
+    """Return documents to classify anew, newest first, and whether there are more.
+
+    Args:
+        session: a transaction's session.
+        where: which documents.
+        after: the last document of the part before, or None for the first part.
+        limit: documents at most.
+    """
+    size = func.octet_length(Document.content)
+    found = select(Document.id, Document.content_revision, Document.created_at, size)
+    rows = session.execute(_placed(found, where, after).limit(limit + 1)).all()
+    return [Reclassified(*row) for row in rows[:limit]], len(rows) > limit
+
+
+def contents(session: Session, revisions: Mapping[str, int]) -> dict[str, str]:
+    """Return the contents of documents, of those whose content is still of that revision."""
+    values = {"ids": list(revisions), "revisions": list(revisions.values())}
+    return {row.id: row.content for row in session.execute(_CONTENTS, values)}
+
+
+def reclassify(
+    session: Session, envelope: Envelope, operations: Mapping[str, Reclassify]
+) -> Counter[str]:
+    """Write new classifications and the ledger entry of their message; count the outcomes.
+
+    Args:
+        session: a transaction's session. Roll it back if this raises.
+        envelope: the message's identity. It has no documents of the account.
+        operations: by id.
+
+    Raises:
+        ledger.AlreadyAccounted: this message was processed before.
+    """
+    outcomes: Counter[str] = Counter()
+    changed: dict[str, _Row] = {}
+    for key, stored in _lock(session, sorted(operations)).items():
+        decision = decide.reclassify(stored, operations[key])
+        outcomes[decision.outcome.value] += 1
+        if decision.row is not None and decision.change is not Change.NONE:
+            changed[key] = _Row(stored)
+            changed[key].after = decision.row
+            changed[key].prediction = operations[key].prediction
+    if changed:
+        session.execute(_UPDATE, _records(envelope.task_id, changed))
+    changes = [(row.before, row.after) for row in changed.values()]
+    ledger.record(session, envelope, "", decide.deltas(changes))
     return outcomes
 
 
@@ -159,19 +253,30 @@ def page(
     # One snapshot for both statements: a document deleted in between would come without content.
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     size = func.octet_length(Document.content)
-    places = select(Document.id, size).where(Document.content.is_not(None), *_conditions(where))
-    if after is not None:
-        place = tuple_(literal(after.created_at), literal(after.id))
-        places = places.where(tuple_(Document.created_at, Document.id) < place)
-    places = places.order_by(*_NEWEST_FIRST).limit(limit + 1)
+    places = _placed(select(Document.id, size), where, after).limit(limit + 1)
     found = session.execute(places).all()
     ids = _fitting(found[:limit], max_bytes)
     rows = session.scalars(select(Document).where(Document.id.in_(ids)).order_by(*_NEWEST_FIRST))
     return rows.all(), len(ids) < len(found)
 
 
+def _placed(selected: SelectT, where: Filter, after: Cursor | None) -> SelectT:
+    """Return a statement for the documents of a filter, newest first, from a place on."""
+    found = selected.where(Document.content.is_not(None), *_conditions(where))
+    if after is not None:
+        place = tuple_(literal(after.created_at), literal(after.id))
+        found = found.where(tuple_(Document.created_at, Document.id) < place)
+    return found.order_by(*_NEWEST_FIRST)
+
+
 def _conditions(where: Filter) -> Iterable[ColumnElement[bool]]:
-    for column in (Document.category, Document.source, Document.external_id, Document.status):
+    for column in (
+        Document.category,
+        Document.source,
+        Document.external_id,
+        Document.status,
+        Document.model_version,
+    ):
         wanted = getattr(where, column.key)
         if wanted is not None:
             yield column == wanted
@@ -364,6 +469,13 @@ _INSERT: Final = _statement("""
     FROM RECORDS
     ON CONFLICT (id) DO NOTHING
     RETURNING id::text AS id
+""")
+
+_CONTENTS: Final = text("""
+    SELECT d.id::text AS id, d.content
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:revisions AS int8[])) AS i(id, content_revision)
+        JOIN documents d USING (id, content_revision)
+    WHERE d.content IS NOT NULL
 """)
 
 _LOCK: Final = text("""

@@ -17,11 +17,12 @@ from shared.store import documents as store
 from shared.store import ledger
 from tests.shared.store.samples import document_id, open_empty
 from worker.app import runtime
+from worker.classify.halving import classify
 from worker.classify.model import Prediction
 from worker.patience import Patience, Stopping
 from worker.tasks import ingest as module
 from worker.tasks.fold_ledger import fold_ledger
-from worker.tasks.ingest import classify, ingest
+from worker.tasks.ingest import ingest
 from worker.tasks.purge_tombstones import purge_tombstones
 
 ONE, TWO = document_id(1), document_id(2)

@@ -1,7 +1,7 @@
 """Take one message of documents: classify them all at once, store them, account for them."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -26,7 +26,7 @@ from shared.store.documents import Vanished, Write
 from shared.store.ledger import AlreadyAccounted
 from worker.app import app, runtime
 from worker.careful import Past, record_raised
-from worker.classify.model import Model
+from worker.classify.halving import classify
 from worker.patience import GiveBack
 
 Hashes = Mapping[str, bytes | None]
@@ -187,37 +187,6 @@ class _Message:
         if not self._culprits:
             return pairs
         return (pair for at, pair in enumerate(pairs) if at not in self._culprits)
-
-
-def classify(model: Model, contents: Sequence[str]) -> list[Prediction]:
-    """Classify many texts at once; halve them around one that the model cannot bear.
-
-    Returns:
-        A prediction for each text, one with an error in place of a category where there is none.
-    """
-    if not contents:
-        return []
-    try:
-        predictions = model.classify(contents)
-    except Exception as error:  # the text is at fault, whatever it made the model raise
-        if isinstance(error, MemoryError):
-            raise
-        if len(contents) == 1:
-            # The text of the error may hold the document's: it goes with the document only.
-            logger.error("document cannot be classified", error=type(error).__name__)
-            return [_failure(model, error)]
-        middle = len(contents) // 2
-        return classify(model, contents[:middle]) + classify(model, contents[middle:])
-    return [Prediction(each.category, each.confidence, model.version) for each in predictions]
-
-
-def _failure(model: Model, error: Exception) -> Prediction:
-    problem = {
-        "type": "/problems/not-classified",
-        "title": "The document could not be classified",
-        "detail": f"{type(error).__name__}: {error}"[:500],
-    }
-    return Prediction(None, None, model.version, problem)
 
 
 def _write(document: Document, digest: bytes, prediction: Prediction | None) -> Write:
