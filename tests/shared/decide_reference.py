@@ -5,6 +5,10 @@ their stamps, to one plain document. It knows no registers, no patch lists and n
 
 `explore` walks every client program and every order of delivery. A PUT travels in a message that
 may arrive at any later time, or never; PATCH and DELETE take effect at their point in the program.
+A reclassification travels in a message as well, but is no operation of a client and has no stamp of
+its own: it says which write's content it saw. The reference remembers beside the document what was
+predicted last, until its content is classified by a PUT once more.
+
 After every step the row must look like the reference, its revision must have grown if anything at
 all was written, and the outcome must be the one that the reference gives. In every state each
 message that has arrived is delivered again, and must write nothing: as the state stays the same,
@@ -40,11 +44,14 @@ KINDS: Final = {
     "D": "DELETE",
     "T": "PUT of the content of S, with a 1 in its metadata where S has true",
     "F": "PUT of always the same content, which cannot be classified",
+    "R": "reclassification, by a model that can classify everything",
+    "U": "reclassification, by a model that can classify nothing",
 }
 EIGHT_KINDS: Final = "PQSMNLCD"
 PUTS: Final = frozenset("PQSTF")
 METADATA_PATCHES: Final = frozenset("MN")
 LABELS: Final = frozenset("QLC")
+RECLASSIFICATIONS: Final = frozenset("RU")
 
 View = dict[str, Any] | None
 
@@ -60,7 +67,7 @@ class Accepted(NamedTuple):
     synchronous: bool
     kind: str
     number: int
-    exactly: str | None = None
+    exactly: str | None = None  # of a reclassification `stamp` is that of the write it saw
 
 
 History = tuple[Accepted, ...]
@@ -148,10 +155,26 @@ def last(history: History, kinds: frozenset[str]) -> Accepted | None:
     return next((op for op in reversed(history) if op.kind in kinds), None)
 
 
-def expected_outcome(before: History, after: History, op: Accepted) -> Outcome:
+def seen(history: History, predicted: str | None) -> View:
+    """The document with what a reclassification predicted, if one did since it was classified."""
+    view = reference(history)
+    if view is None or predicted is None:
+        return view
+    return {**view, "status": "stored", "predicted": predicted}
+
+
+def still_predicted(before: History, after: History, predicted: str | None) -> str | None:
+    """What a reclassification predicted is kept as long as the content is."""
+    old, new = reference(before), reference(after)
+    kept = old is not None and new is not None and old["content"] == new["content"]
+    return predicted if kept else None
+
+
+def expected_outcome(
+    before: History, after: History, op: Accepted, old: View, new: View
+) -> Outcome:
     wrote_content = last(after, PUTS | {"D"}) is op
     wrote_label = op.kind in LABELS and last(after, LABELS | {"D"}) is op
-    old, new = reference(before), reference(after)
     if not wrote_content and not wrote_label:
         return Outcome.SUPERSEDED
     if new is not None and wrote_content and new["status"] == "failed":
@@ -227,6 +250,12 @@ class Row:
         return 0 if self.stored is None else self.stored.revision
 
 
+def predict_again(op: Accepted) -> Prediction:
+    if op.kind == "U":
+        return Prediction(None, None, "model 2", {"title": "cannot be classified"})
+    return Prediction(f"again {op.number}", 0.9, "model 2")
+
+
 def predict(content: str) -> Prediction:
     if content == "bad":
         return Prediction(None, None, None, {"title": "cannot be classified"})
@@ -272,20 +301,59 @@ class State:
     row: Row = field(default_factory=Row)
     history: History = ()
     queued: tuple[Accepted, ...] = ()
+    predicted: str | None = None
+
+    def look(self, kind: str, number: int) -> "State | None":
+        """Ask for a reclassification of what is stored; None where nothing is."""
+        if reference(self.history) is None or self.row.stored is None:
+            return None
+        target = self.row.stored.content_revision
+        write = last(self.history, PUTS | {"D"})
+        if write is None or write.stamp != target:
+            self._differ(f"the content is said to be of {target}, not of {write}")
+        return replace(self, queued=(*self.queued, Accepted(target, False, kind, number)))
+
+    def reclassify(self, message: Accepted) -> "State":
+        stored, prediction = self.row.stored, predict_again(message)
+        decision = decide.reclassify(stored, decide.Reclassify(message.stamp, prediction))
+        write = last(self.history, PUTS | {"D"})
+        view = seen(self.history, self.predicted)
+        predicted = self.predicted
+        if view is None or write is None or write.stamp != message.stamp:
+            expected = Outcome.SUPERSEDED
+        elif message.kind == "U":
+            expected = Outcome.FAILED
+        else:
+            predicted = prediction.category
+            expected = Outcome.REPLACED
+        if decision.outcome is not expected:
+            self._differ(f"{message}: {decision.outcome!r}, the reference gives {expected!r}")
+        if decision.row is not None and stored is not None:
+            stamps = (decision.row.content_revision, decision.row.label_revision)
+            if stamps != (stored.content_revision, stored.label_revision):
+                self._differ(f"{message} stamps a register")
+        queued = tuple(other for other in self.queued if other is not message)
+        row = self.row.write(decision, None, prediction)
+        return self._next(row, self.history, queued, predicted)
 
     def send(self, kind: str, number: int, stamp: int) -> "State":
         return replace(self, queued=(*self.queued, Accepted(stamp, False, kind, number)))
 
     def deliver(self, message: Accepted) -> "State":
+        if message.kind in RECLASSIFICATIONS:
+            return self.reclassify(message)
         put = put_of(message)
         decision = decide_put(self.row.stored, put)
         history = insert(self.history, message)
-        expected = expected_outcome(self.history, history, message)
+        predicted = still_predicted(self.history, history, self.predicted)
+        old, new = seen(self.history, self.predicted), seen(history, predicted)
+        expected = expected_outcome(self.history, history, message, old, new)
         if decision.outcome is not expected:
             self._differ(f"{message}: {decision.outcome!r}, the reference gives {expected!r}")
         text = content_of(message.kind, message.number)
         queued = tuple(other for other in self.queued if other is not message)
-        return self._next(self.row.write(decision, text, put.prediction), history, queued)
+        row = self.row.write(decision, text, put.prediction)
+        return self._next(row, history, queued, predicted)
 
     def redeliver(self, message: Accepted) -> None:
         decision = decide_put(self.row.stored, put_of(message))
@@ -310,7 +378,9 @@ class State:
         if row.revision < now:
             self._differ(f"{kind}{number} at {now}: revision {row.revision}")
         op = self._bounded(Accepted(row.revision, True, kind, number))
-        return self._next(row, insert(self.history, op), self.queued)
+        history = insert(self.history, op)
+        predicted = still_predicted(self.history, history, self.predicted)
+        return self._next(row, history, self.queued, predicted)
 
     def _bounded(self, op: Accepted) -> Accepted:
         history = insert(self.history, op)
@@ -319,20 +389,26 @@ class State:
             return op._replace(exactly=canonical(view and view["metadata"]))
         return op
 
-    def _next(self, row: Row, history: History, queued: tuple[Accepted, ...]) -> "State":
-        view, expected = canonical(row.view()), canonical(reference(history))
+    def _next(
+        self,
+        row: Row,
+        history: History,
+        queued: tuple[Accepted, ...],
+        predicted: str | None,
+    ) -> "State":
+        view, expected = canonical(row.view()), canonical(seen(history, predicted))
         if view != expected:
-            self._differ(f"{history[-1]}…: the row is {view}, the reference {expected}")
+            self._differ(f"{history[-1:]}…: the row is {view}, the reference {expected}")
         if row is not self.row and row.revision <= self.row.revision:
             self._differ(f"written, but the revision stays {row.revision}")
-        return State(row, history, queued)
+        return State(row, history, queued, predicted)
 
     def _differ(self, what: str) -> None:
         raise Difference(f"{what}\nfrom {self}")
 
     def key(self) -> bytes:
         row = self.row.stored
-        parts: list[object] = [self.history, self.queued]
+        parts: list[object] = [self.history, self.queued, self.predicted]
         if row is not None:
             parts += [row.revision, row.content_revision, row.label_revision, row.metadata_patches]
         return repr(parts).encode()
@@ -406,6 +482,10 @@ class Explorer:
             if kind in PUTS:
                 stamp = clock + self.tick
                 yield state.send(kind, number, stamp), stamp
+                continue
+            if kind in RECLASSIFICATIONS:
+                if (asked := state.look(kind, number)) is not None:
+                    yield asked, clock
                 continue
             for now in (clock, clock + self.tick) if tied else (clock + self.tick,):
                 after = state.edit(kind, number, now)

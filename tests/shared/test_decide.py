@@ -20,6 +20,7 @@ from shared.decide import (
     Patch,
     Prediction,
     Put,
+    Reclassify,
     Stored,
     deltas,
     merge_patch,
@@ -31,6 +32,7 @@ from tests.shared.decide_reference import (
     EIGHT_KINDS,
     KINDS,
     PUTS,
+    RECLASSIFICATIONS,
     Accepted,
     Difference,
     Explorer,
@@ -133,6 +135,43 @@ def test_outcome_and_what_is_written(
         assert decision.row is row
     elif row is not None and decision.row is not None:
         assert decision.row.revision > row.revision
+
+
+@pytest.mark.parametrize(
+    ("row", "op", "outcome", "change"),
+    [
+        pytest.param(None, Reclassify(10, SPACE), "x", "NONE", id="nothing"),
+        pytest.param(TOMBSTONE, Reclassify(20, SPACE), "x", "NONE", id="deleted"),
+        pytest.param(STORED, Reclassify(9, AUTOS), "x", "NONE", id="written anew"),
+        pytest.param(STORED, Reclassify(11, AUTOS), "x", "NONE", id="of a write not there"),
+        pytest.param(STORED, Reclassify(10, AUTOS), "s", "ROW", id="another category"),
+        pytest.param(STORED, Reclassify(10, SPACE), "u", "ROW", id="the same category"),
+        pytest.param(STORED, Reclassify(10, UNREADABLE), "f", "NONE", id="stored, fails now"),
+        pytest.param(FAILED, Reclassify(10, SPACE), "s", "ROW", id="failed, succeeds"),
+        pytest.param(FAILED, Reclassify(10, UNREADABLE), "f", "ROW", id="fails again"),
+        pytest.param(LABELLED, Reclassify(10, AUTOS), "s", "ROW", id="labelled"),
+    ],
+)
+def test_reclassification(row: Stored | None, op: Reclassify, outcome: str, change: str) -> None:
+    decision = decide.reclassify(row, op)
+
+    assert (decision.outcome, decision.change) == (Outcome(outcome), Change[change])
+    assert decision.classified is (change == "ROW")
+    if row is None or decision.change is Change.NONE:
+        assert decision.row is row
+        return
+    assert decision.row == replace(
+        row,
+        revision=row.revision + 1,
+        status="stored" if op.prediction.error is None else "failed",
+        predicted_category=op.prediction.category,
+    )
+
+
+def test_a_label_wins_over_a_new_classification() -> None:
+    row = decide.reclassify(LABELLED, Reclassify(10, AUTOS)).row
+    assert row is not None
+    assert (row.category, row.predicted_category) == ("x", "rec.autos")
 
 
 def test_patch_needs_a_document() -> None:
@@ -297,7 +336,8 @@ def test_bounded_lists_hold_in_every_order(bound: int, monkeypatch: pytest.Monke
     [
         pytest.param(EIGHT_KINDS, 4, 1, 26_896, id="dense stamps"),
         pytest.param(EIGHT_KINDS, 4, 1_000, 26_896, id="stamps far apart"),
-        pytest.param("".join(KINDS), 4, 1, 140_586, id="and failures, true against 1"),
+        pytest.param(EIGHT_KINDS + "TF", 4, 1, 140_586, id="and failures, true against 1"),
+        pytest.param("PSMLDFRU", 4, 1, 35_590, id="and reclassifications"),
     ],
 )
 def test_every_order_gives_what_the_stamps_say(
@@ -313,6 +353,7 @@ Mutate = Callable[[pytest.MonkeyPatch], None]
 
 the_put, the_patch, the_delete = decide.put, decide.patch, decide.delete
 the_looks_same = decide._looks_same
+the_reclassify = decide.reclassify
 
 
 def single_guard(stored: Stored | None, op: Put) -> Decision:
@@ -370,6 +411,35 @@ def put_without_label_clears_it(stored: Stored | None, op: Put) -> Decision:
     return the_put(stored, replace(op, label=None) if op.label is UNSET else op)
 
 
+def reclassifies_any_content(stored: Stored | None, op: Reclassify) -> Decision:
+    if stored is None or stored.deleted:
+        return the_reclassify(stored, op)
+    return the_reclassify(stored, replace(op, content_revision=stored.content_revision))
+
+
+def reclassification_stamps(stored: Stored | None, op: Reclassify) -> Decision:
+    decision = the_reclassify(stored, op)
+    if decision.row is None or decision.change is Change.NONE:
+        return decision
+    row = replace(decision.row, content_revision=decision.row.revision)
+    return replace(decision, row=row)
+
+
+def reclassification_keeps_the_etag(stored: Stored | None, op: Reclassify) -> Decision:
+    decision = the_reclassify(stored, op)
+    if stored is None or decision.row is None:
+        return decision
+    return replace(decision, row=replace(decision.row, revision=stored.revision))
+
+
+def failure_replaces_a_prediction(stored: Stored | None, op: Reclassify) -> Decision:
+    decision = the_reclassify(stored, op)
+    if stored is None or decision.outcome is not Outcome.FAILED:
+        return decision
+    row = replace(stored, revision=stored.revision + 1, status="failed", predicted_category=None)
+    return Decision(row, Outcome.FAILED, Change.ROW, classified=True)
+
+
 def python_equality(old: Stored, row: Stored) -> bool:
     return the_looks_same(old, row) or (
         decide._facts(old) == decide._facts(row) and old.metadata == row.metadata
@@ -398,6 +468,17 @@ class Mutant:
         pytest.param(Mutant("_not_older", only_newer, 3), id="> instead of >= in replay"),
         pytest.param(Mutant("put", put_without_label_clears_it, 2), id="no label clears it"),
         pytest.param(Mutant("_looks_same", python_equality, 2, "ST"), id="true == 1"),
+        pytest.param(Mutant("reclassify", reclassifies_any_content, 3, "PSFDRU"), id="any content"),
+        pytest.param(
+            Mutant("reclassify", reclassification_stamps, 2, "PSFDRU"), id="stamps a register"
+        ),
+        pytest.param(
+            Mutant("reclassify", reclassification_keeps_the_etag, 2, "PSFDRU"), id="same ETag"
+        ),
+        pytest.param(
+            Mutant("reclassify", failure_replaces_a_prediction, 2, "PSFDRU"),
+            id="a failure replaces a prediction",
+        ),
     ],
 )
 def test_a_wrong_rule_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,13 +549,16 @@ def run(program: list[Step], skews: tuple[int, ...]) -> None:
 def deliver(state: State, message: Accepted) -> State:
     if message in state.queued:
         return state.deliver(message)
-    state.redeliver(message)
+    if message.kind not in RECLASSIFICATIONS:  # of those the ledger alone keeps the second off
+        state.redeliver(message)
     return state
 
 
 def issue(state: State, kind: str, number: int, clock: Clock) -> State:
     if kind in PUTS:
         return state.send(kind, number, clock.stamp())
+    if kind in RECLASSIFICATIONS:
+        return state.look(kind, number) or state
     after = state.edit(kind, number, clock.stamp())
     if after is None:
         return state
