@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 from typing import Any, Final
@@ -17,6 +18,9 @@ _SHARED: Final[tuple[Processor, ...]] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 )
+
+
+_EPISODE_SECONDS: Final = 60.0
 
 
 def _json(event: dict[str, Any], **_: Any) -> str:
@@ -58,6 +62,26 @@ class Failing:
         if ended:
             seconds = round(monotonic() - self._since, 1)
             self._logger.info(self._succeeds, failures=self._failures, seconds=seconds, **fields)
+
+
+class OncePerEpisode(logging.Filter):
+    """Lets a library's line pass once, and not again while it keeps being repeated.
+
+    Libraries log each of their attempts to connect. Lines are the same if their template is; after
+    a minute without it, it is news again.
+    """
+
+    def __init__(self, now: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line shall be written."""
+        now = self._now()
+        last = self._last.get(str(record.msg), -_EPISODE_SECONDS)
+        self._last[str(record.msg)] = now
+        return now - last >= _EPISODE_SECONDS
 
 
 def configure_logs(level: str, program: str) -> None:

@@ -12,7 +12,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from celery import signals  # noqa: E402
 
-from shared.logs import configure_logs  # noqa: E402
+from shared.logs import OncePerEpisode, configure_logs  # noqa: E402
 from shared.queue import celery_app  # noqa: E402
 from shared.settings import load  # noqa: E402
 from worker.dead_letters import ReadDeadLetters  # noqa: E402
@@ -82,6 +82,10 @@ def _configure_logs(**_: Any) -> None:
         # Each message has a line of ours, Celery's two on the same say less; beat's each tick.
         for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
             logging.getLogger(name).setLevel("WARNING")
+        # They say each attempt to reach the broker, and beat each tick.
+        for name in ("celery.worker.consumer.consumer", "celery.beat"):
+            if not logging.getLogger(name).filters:
+                logging.getLogger(name).addFilter(OncePerEpisode())
 
 
 if _program() == "flower":

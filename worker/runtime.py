@@ -1,10 +1,14 @@
 """What a worker process has at hand: settings, the model, the database, patience."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 import structlog
 
 from shared.db import Database
+from shared.errors import DatabaseUnavailable
+from shared.logs import Failing
 from shared.revision import DAY, microseconds_now
 from worker.classify.artefact import ArtefactError, read
 from worker.classify.model import Model
@@ -31,6 +35,9 @@ class Runtime:
         # For threads of the main process: a child that is forked just then may inherit a lock
         # that one of them holds, so it must be one that no child ever wants.
         self.beside = self._open("postroom-worker-beside", connections=2, seconds=20)
+        self._upkeep = Failing(
+            logger, "upkeep waits for the database", "upkeep goes on: the database is back"
+        )
         self._model: Model | None = None
 
     def _open(self, application: str, *, connections: int, seconds: float) -> Database:
@@ -41,6 +48,16 @@ class Runtime:
             statement_seconds=seconds,
             application=application,
         )
+
+    @contextlib.contextmanager
+    def upkeep(self) -> Iterator[None]:
+        """Let a tick pass that the database is away for: the next one does its work."""
+        try:
+            yield
+        except DatabaseUnavailable as error:
+            self._upkeep.failed(error)
+        else:
+            self._upkeep.succeeded()
 
     @property
     def oldest(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import structlog
 
-from shared.logs import Failing, configure_logs
+from shared.logs import Failing, OncePerEpisode, configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,19 @@ def test_what_fails_again_and_again_is_said_once_and_once_that_it_succeeds() -> 
         ("succeeds", None, 3),
         ("fails", "fourth", None),
     ]
+
+
+def test_a_line_that_is_repeated_passes_once_an_episode() -> None:
+    time = 1_000.0
+    once = OncePerEpisode(lambda: time)
+
+    def passes(template: str, *values: object) -> bool:
+        return once.filter(logging.LogRecord("x", logging.ERROR, "", 1, template, values, None))
+
+    assert passes("away: %s", 1)
+    for _ in range(10):
+        time += 30
+        assert not passes("away: %s", 2)
+    assert passes("back")
+    time += 61
+    assert passes("away: %s", 3)

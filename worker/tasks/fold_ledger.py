@@ -8,5 +8,5 @@ from worker.app import app, runtime
 @app.task(name=FOLD_LEDGER.task)
 def fold_ledger() -> None:
     """Fold once; the next tick takes what is left."""
-    with runtime.database.transaction() as session:
+    with runtime.upkeep(), runtime.database.transaction() as session:
         ledger.fold(session)

@@ -1,5 +1,6 @@
 """Purge what is too old to matter: tombstones, and faults of messages that never came back."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import structlog
@@ -16,13 +17,20 @@ logger = structlog.get_logger(__name__)
 @app.task(name=PURGE_TOMBSTONES.task)
 def purge_tombstones() -> None:
     """Purge in batches, a transaction each, until none is left."""
-    batch = _BATCH
     total = 0
-    with runtime.database.transaction() as session:
-        message_faults.purge(session, runtime.settings.tombstone_days)
+    with runtime.upkeep():
+        with runtime.database.transaction() as session:
+            message_faults.purge(session, runtime.settings.tombstone_days)
+        for purged in _batches():
+            total += purged
+    if total:
+        logger.info("tombstones purged", documents=total)
+
+
+def _batches() -> Iterator[int]:
+    """Purge batch after batch, and yield how many documents each had."""
+    batch = _BATCH
     while batch == _BATCH:
         with runtime.database.transaction() as session:
             batch = documents.purge_tombstones(session, runtime.settings.tombstone_days, _BATCH)
-        total += batch
-    if total:
-        logger.info("tombstones purged", documents=total)
+        yield batch
