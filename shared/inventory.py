@@ -95,9 +95,8 @@ class Folder:
                 names = os.listdir(claim)  # noqa: PTH208  # names are all that is needed
             except FileNotFoundError:  # its owner has left, and given back what it had
                 continue
-            for name in names:
-                if name.split(",")[2] in queues:  # see `shared.spool.Name`
-                    yield name
+            # The third part of a name is its queue: see `shared.spool.Name`.
+            yield from (name for name in names if {*name.split(",")[2:3]} & {*queues})
 
 
 class Management:

@@ -127,3 +127,47 @@ def test_a_message_that_vanishes_from_its_queue_is_found(
     assert (status, "the database does not answer" in text) == (2, True)
     status, text = verify(api, DATABASE_URL="")
     assert (status, "DATABASE_URL" in text) == (2, True)
+
+
+def test_what_a_killed_process_may_have_promised_is_told_apart(
+    tmp_path: Path, processes: ExitStack
+) -> None:
+    """It promises 1, says so, promises 2 to 4 and is killed. 1, 3 and 4 vanish; 4 unseen."""
+    postgres = Postgres(tmp_path / "postgres", free_ports(1)[0])
+    running(processes, postgres)
+    migrate(url := postgres.create_database(DATABASE))
+    spool = tmp_path / "spool"
+    killed, api = (Api(tmp_path / name, url, f"spool://{spool}") for name in ("killed", "api"))
+    running(processes, killed)
+    client = processes.enter_context(killed.client())
+    poll(lambda: client.get("/readyz").status_code, lambda status: status == 200, seconds=15)
+    task_ids = [accept(client, "one")]
+    poll(lambda: ledger(client)["accepted"], lambda accepted: accepted == 1, seconds=5)
+    postgres.stop()  # so that it can say no more
+    task_ids += [accept(client, *["two"] * number) for number in (2, 3, 4, 5)]
+    killed.kill()
+    files = sorted((spool / "queues" / "ingest").glob("0*"))
+    for file in (files[0], files[2], files[4]):
+        file.unlink()
+    postgres.start()
+    postgres.wait_ready()
+    postgres.sql("UPDATE producers SET marked_at = now() - interval '2 minutes'", DATABASE)
+
+    worker = Worker(tmp_path / "worker", url, f"spool://{spool}")
+    running(processes, api, worker)
+    other = processes.enter_context(api.client())
+    found = poll(
+        lambda: account(other),
+        lambda found: found["unaccounted"]["messages"] and found["may_have_promised"]["messages"],
+        seconds=30,
+    )
+    producer = task_ids[0].rsplit(".", 1)[0]
+    (lost,) = found["unaccounted"]["producers"]
+    (unsure,) = found["may_have_promised"]["producers"]
+    assert lost["producer_id"] == unsure["producer_id"] == producer
+    assert lost["state"] == unsure["state"] == "dead"
+    assert (lost["numbers"], lost["documents"]) == ([[1, 1]], 1)
+    assert (unsure["numbers"], unsure["documents"]) == ([[3, 3]], 3)
+    assert lost["last_mark"]["number"] == 1
+    told = poll(lambda: metrics(other), lambda told: told["postroom_unaccounted_documents"] > 0, 5)
+    assert told["postroom_may_have_promised_documents"] == unsure["documents"]
