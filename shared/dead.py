@@ -5,7 +5,6 @@ it is read once more, step by step as a worker would; what was recorded on its w
 All of this is pure.
 """
 
-import codecs
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -357,7 +356,6 @@ def _payload(raw: RawMessage) -> object:
     """Return the keyword arguments in the body."""
     if raw.content_type != "application/json":
         raise Dead(Reason.UNDECODABLE, f"content type {str(raw.content_type)[:100]!r}")
-    _check_encoding(raw.content_encoding)
     try:
         # As Celery does: JSON is UTF-8, whatever the content encoding says.
         body = orjson.loads(_unpacked(raw))
@@ -367,14 +365,6 @@ def _payload(raw: RawMessage) -> object:
         case [[], dict() as arguments, dict() | None]:
             return arguments
     raise Dead(Reason.INVALID_PAYLOAD, "the body is not what Celery's second protocol has")
-
-
-def _check_encoding(name: str | None) -> None:
-    if name and name != "binary":
-        try:
-            codecs.lookup(name)
-        except (LookupError, ValueError) as error:
-            raise Dead(Reason.UNDECODABLE, f"content encoding {name[:100]!r}") from error
 
 
 def _unpacked(raw: RawMessage) -> bytes:

@@ -159,6 +159,8 @@ class Envelope:
             values = _HEADERS.validate_python(dict(headers or {}))
         except ValidationError as error:
             raise Unreadable(f"headers: {_first(error)}") from error
+        if values["documents"] > values["through"]:
+            raise Unreadable("headers: documents: more than there were through this message")
         return cls(
             values["producer_id"],
             values["seq"],

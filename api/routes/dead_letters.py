@@ -26,6 +26,7 @@ from api.schemas.dead_letter import (
     ReplayIn,
     ReplayOut,
 )
+from api.schemas.document import Key
 from api.schemas.problem import FieldError
 from shared import dead
 from shared.dead import Dead, Reason
@@ -55,8 +56,8 @@ class _Which(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: Reason | None = None
-    fingerprint: str | None = None
-    task: str | None = None
+    fingerprint: Key | None = None
+    task: Key | None = None
     producer_id: UUID | None = None
     since: AwareDatetime | None = Field(None, description="died, the last time, then or later")
 

@@ -10,6 +10,7 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.schemas.cursor import CursorIn
+from api.schemas.document import Key
 from shared.dead import Reason
 
 MAX_PAYLOAD: Final = 1 << 20
@@ -102,8 +103,8 @@ class ReplayIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: Reason | None = None
-    fingerprint: str | None = None
-    task: str | None = None
+    fingerprint: Key | None = None
+    task: Key | None = None
     producer_id: UUID | None = None
     since: AwareDatetime | None = Field(None, description="died, the last time, then or later")
     restamp: bool = Field(
