@@ -44,7 +44,7 @@ class LetterOut(BaseModel):
     def of(cls, row: Mapping[str, Any], **more: Any) -> Self:
         """Return the letter of a row of the store."""
         task_id = None if row["producer_id"] is None else f"{row['producer_id']}.{row['seq']}"
-        return cls(**row, task_id=task_id, **more)
+        return cls(**{**row, "task_id": task_id, **more})
 
 
 class LetterDetailOut(LetterOut):

@@ -104,6 +104,14 @@ def office(
         yield Office(stack, folder, module_database_url, module_broker_url)
 
 
+@pytest.fixture(autouse=True)
+def empty_in_the_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "office" in request.fixturenames:
+        office: Office = request.getfixturevalue("office")
+        office.client.delete(LETTERS, params={"all": "true"})
+
+
 def fresh(**changes: Any) -> dict[str, Any]:
     """Return headers of a producer of its own."""
     return headers(uuid4().int, **changes)
@@ -202,7 +210,6 @@ def test_what_the_task_raised_is_said_and_a_replay_that_fails_again_stays_the_sa
     assert again["first_at"] == letter["first_at"]
     assert office.dead() == before
     office.settled()
-    office.client.delete(f"{LETTERS}/{letter['id']}")
 
 
 def test_a_message_that_came_back_too_often_is_replayed(office: Office) -> None:
@@ -286,7 +293,6 @@ def test_a_document_that_kills_its_child_is_the_one_dead_letter(
     after = office.bench.totals()
     assert (after.stored, after.dead) == (before.stored + 11, before.dead + 1)
     office.settled()
-    office.client.delete(f"{LETTERS}/{letter['id']}")
     office.bench.still_works(str(uuid4()))
 
 
@@ -319,7 +325,6 @@ def test_a_single_document_that_kills_is_a_letter_also_after_its_replay(office: 
     assert again["reason"] == "child_killed"
     assert office.dead() == before + 1
     office.settled()
-    office.client.delete(f"{LETTERS}/{letter['id']}")
 
 
 def test_of_a_replayed_message_the_culprit_stays_dead_and_the_others_are_stored(
@@ -339,7 +344,6 @@ def test_of_a_replayed_message_the_culprit_stays_dead_and_the_others_are_stored(
     after = office.bench.totals()
     assert (after.stored, after.dead) == (before.stored + 5, before.dead + 1)
     office.settled()
-    office.client.delete(f"{LETTERS}/{culprit['id']}")
 
 
 # --- Lists, groups, many at once -----------------------------------------------------------------
