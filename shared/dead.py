@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn, cast
 import orjson
 
 from shared.messages import (
+    DELIVERY_LIMIT,
     INGEST,
     MESSAGES,
     READABLE_VERSIONS,
@@ -162,7 +163,7 @@ def diagnose(raw: RawMessage, faults: Sequence[Fault], *, oldest: int, now: date
         envelope=envelope,
         position=None,
         documents=documents,
-        attempts=_attempts(raw, faults, reason),
+        attempts=_attempts(faults, reason),
         first_at=min(times),
         last_at=now,
         raw=raw,
@@ -209,8 +210,7 @@ def read(raw: RawMessage, oldest: int) -> list[Document]:
         Dead: a worker cannot read it.
     """
     headers = _headers(raw)
-    if headers["task"] not in {message.task for message in MESSAGES}:
-        raise Dead(Reason.UNKNOWN_TASK, f"no task is called {headers['task'][:100]!r}")
+    _check_task(headers["task"])
     payload = _payload(raw)
     try:
         envelope = Envelope.read(headers)
@@ -242,7 +242,8 @@ def replayable(raw: RawMessage, *, announced: int | None, oldest: int) -> list[D
     headers = raw.headers if isinstance(raw.headers, Mapping) else {}
     task, version = headers.get("task"), headers.get("version")
     if isinstance(task, str) and task and task != INGEST.task:
-        raise Dead(Reason.UNKNOWN_TASK, f"a message of {task[:100]!r} carries no documents")
+        _check_task(task)
+        raise Dead(Reason.UNKNOWN_TASK, f"a message of {task!r} carries no documents")
     if isinstance(version, int) and version not in READABLE_VERSIONS:
         raise Dead(Reason.UNREADABLE_VERSION, f"headers: version {version} is not readable here")
     documents = _documents(_payload(raw))
@@ -352,6 +353,11 @@ def _headers(raw: RawMessage) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", raw.headers)
 
 
+def _check_task(name: str) -> None:
+    if name not in {message.task for message in MESSAGES}:
+        raise Dead(Reason.UNKNOWN_TASK, f"no task is called {name[:100]!r}")
+
+
 def _payload(raw: RawMessage) -> object:
     """Return the keyword arguments in the body."""
     if raw.content_type != "application/json":
@@ -453,13 +459,8 @@ def _death_times(raw: RawMessage) -> Iterable[datetime]:
             yield time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _attempts(raw: RawMessage, faults: Sequence[Fault], reason: Reason) -> int:
-    headers = raw.headers if isinstance(raw.headers, Mapping) else {}
-    returns = headers.get("x-delivery-count")
-    known = returns if isinstance(returns, int) and 0 <= returns < _MANY else 0
-    recorded = sum(fault.kind is not FaultKind.WORKING for fault in faults)
-    # A message whose limit was reached is not delivered once more; any other one was rejected.
-    return max(recorded, known + (reason is not Reason.DELIVERY_LIMIT), 1)
-
-
-_MANY: Final = 1_000_000
+def _attempts(faults: Sequence[Fault], reason: Reason) -> int:
+    # The broker's own count, `x-delivery-count`, is about the queue of the dead by now.
+    if reason is Reason.DELIVERY_LIMIT:
+        return DELIVERY_LIMIT + 1
+    return max(1, sum(fault.kind is not FaultKind.WORKING for fault in faults))

@@ -22,6 +22,9 @@ VERSION: Final = 2
 
 READABLE_VERSIONS: Final = frozenset({VERSION, VERSION - 1})
 
+DELIVERY_LIMIT: Final = 20
+"""Returns to its queue that a message survives: deploys and broker restarts count, too."""
+
 MAX_DOCUMENTS: Final = 100_000
 """Documents that a message may announce: far more than any of ours has."""
 

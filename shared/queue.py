@@ -27,6 +27,7 @@ from shared.logs import Failing
 from shared.messages import (
     BULK_QUEUE,
     DEAD_QUEUE,
+    DELIVERY_LIMIT,
     INGEST_QUEUE,
     MAINTAIN_QUEUE,
     Envelope,
@@ -35,9 +36,6 @@ from shared.messages import (
 
 PUBLISHER_THREADS: Final = 4
 """Publishes under way at once, each on a connection of its own: more were slower when measured."""
-
-DELIVERY_LIMIT: Final = 20
-"""Deliveries after which a message is dead: deploys and broker restarts count, too."""
 
 # Arguments of a queue are part of its identity: a broker answers 406 to whoever declares it with
 # others. So they are constants; what an operator may tune is checked in the API instead.

@@ -10,7 +10,7 @@ from local.rabbitmq import RabbitMQ
 from shared import queue
 from shared.account import Account
 from shared.errors import BrokerUnavailable
-from shared.messages import FOLD_LEDGER, INGEST, Message
+from shared.messages import DELIVERY_LIMIT, FOLD_LEDGER, INGEST, Message
 from shared.queue import QUEUES, Publisher, celery_app, declare
 from tests.shared.broker import depth, take_all, task_ids
 
@@ -103,7 +103,7 @@ def test_the_documents_queue_keeps_what_it_promises(
     made = rabbitmq.api("GET", f"queues/{vhost}/ingest")
     assert made["type"] == "quorum"
     assert made["durable"]
-    assert made["arguments"]["x-delivery-limit"] == queue.DELIVERY_LIMIT
+    assert made["arguments"]["x-delivery-limit"] == DELIVERY_LIMIT
     assert made["arguments"]["x-overflow"] == "reject-publish"
     assert made["arguments"]["x-dead-letter-routing-key"] == "dead"
     assert made["arguments"]["x-dead-letter-strategy"] == "at-least-once"
