@@ -142,7 +142,8 @@ def test_what_a_killed_process_may_have_promised_is_told_apart(
     client = processes.enter_context(killed.client())
     poll(lambda: client.get("/readyz").status_code, lambda status: status == 200, seconds=15)
     task_ids = [accept(client, "one")]
-    poll(lambda: ledger(client)["accepted"], lambda accepted: accepted == 1, seconds=5)
+    says = "SELECT seq, pending FROM producers"
+    poll(lambda: postgres.sql(says, DATABASE).strip(), lambda said: said == "1|[]", seconds=5)
     postgres.stop()  # so that it can say no more
     task_ids += [accept(client, *["two"] * number) for number in (2, 3, 4, 5)]
     killed.kill()
