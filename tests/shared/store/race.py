@@ -1,8 +1,9 @@
 """Races writers, folders and a reader over few documents, and checks all that is left.
 
-Four writers accept, deliver, deliver again and delete; two folders fold and mark; a reader looks
-at snapshots. What the rows must be in the end is worked out by a reference of three lines: of the
-operations on a document the last by stamp wins, separately for its content and for its label.
+Four writers accept, deliver, deliver again, delete, bury and replay; two folders fold and mark; a
+reader looks at snapshots. What the rows must be in the end is worked out by a reference of three
+lines: of the operations on a document the last by stamp wins, separately for its content and for
+its label.
 
     python -m tests.shared.store.race --rounds 500
     python -m tests.shared.store.race --rounds 200 --kills
@@ -13,7 +14,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from threading import Event, Lock
@@ -28,11 +30,12 @@ from local.ports import free_ports
 from local.postgres import Postgres
 from shared.account import Account
 from shared.db import Database
+from shared.dead import Letter, RawMessage, Reason
 from shared.decide import UNSET, NeedsClassification
 from shared.errors import DatabaseUnavailable
 from shared.messages import Envelope
 from shared.revision import Clock
-from shared.store import documents, ledger
+from shared.store import dead_letters, documents, ledger
 from shared.store.documents import Vanished, Write
 from shared.store.ledger import AlreadyAccounted
 from tests.conftest import migrate
@@ -56,11 +59,31 @@ class Difference(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An accepted message. A lost one never arrives: its publish failed."""
+    """An accepted message, or the replay of a dead letter.
+
+    A lost one never arrives: its publish failed. Culprits are dead when the others are stored.
+    """
 
     envelope: Envelope
     writes: tuple[Write, ...]
     lost: bool
+    culprits: frozenset[int] = frozenset()
+
+    def letter(self, position: int | None) -> Letter:
+        """Return the letter of one document, or of them all."""
+        now = datetime.now(UTC)
+        return Letter(
+            reason=Reason.CHILD_KILLED,
+            error="raced",
+            task=None,
+            envelope=self.envelope,
+            position=position,
+            documents=len(self.writes) if position is None else 1,
+            attempts=1,
+            first_at=now,
+            last_at=now,
+            raw=RawMessage({}, None, None, b""),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,9 @@ class Coverage:
     folded: int = 0
     snapshots: int = 0
     kills: int = 0
+    buried: int = 0
+    replays: int = 0
+    replays_in_vain: int = 0
 
 
 def expected_row(operations: list[Operation]) -> dict[str, Any] | None:
@@ -130,6 +156,13 @@ _LIVE: Final = text("""
         WHERE content IS NOT NULL AND source IS NOT NULL GROUP BY 2
 """)
 
+_DEAD: Final = text("SELECT CAST(coalesce(sum(documents), 0) AS int8) FROM dead_letters")
+
+_LETTER: Final = text("""
+    SELECT id FROM dead_letters WHERE producer_id = CAST(:producer AS uuid) AND seq = :seq
+        AND position IS NOT DISTINCT FROM CAST(:at AS int4)
+""")
+
 _KILL: Final = text("""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = :application AND datname = current_database()
@@ -155,6 +188,7 @@ class Round:
         self.outcomes: dict[int, str] = {}
         self.deletes: list[tuple[str, Operation]] = []
         self.hints: dict[str, bytes | None] = {}
+        self.letters: list[tuple[UUID, tuple[Write, ...]]] = []
         self.done = Event()
         self.lock = Lock()
 
@@ -182,8 +216,12 @@ class Round:
             dice = random.random()
             if dice < 0.35 or not self.messages:
                 self._accept(random)
-            elif dice < 0.92 or self.kills:
+            elif dice < 0.78 or self.kills:
                 self._deliver(random.choice(self.messages[-12:]), random)
+            elif dice < 0.85:
+                self._bury(random.choice(self.messages[-12:]))
+            elif dice < 0.92:
+                self._replay(random)
             else:
                 self._delete(random.choice(self.ids))
 
@@ -198,7 +236,51 @@ class Round:
             void = random.random() < 0.1
             if void:
                 self.account.void(envelope)
-            self.messages.append(Message(envelope, writes, void and random.random() < 0.5))
+            lost = void and random.random() < 0.5
+            culprits = [at for at in range(1, len(writes)) if random.random() < 0.1]
+            if self.kills:  # nobody would hear which of the two was stored
+                culprits = []
+            self.messages.append(Message(envelope, writes, lost, frozenset(culprits)))
+
+    def _replay(self, random: Random) -> None:
+        """Accept the replay of a letter, which may be gone already."""
+        with self.lock:
+            if self.letters:
+                letter_id, writes = random.choice(self.letters[-5:])
+                envelope = replace(self.account.number(0), replays=letter_id)
+                self.messages.append(Message(envelope, writes, lost=False))
+                self.coverage.replays += 1
+
+    def _bury(self, message: Message) -> None:
+        """Do what the reader of the dead does with a message; a replay is no letter of its own."""
+        if message.lost:
+            return
+        letter = message.letter(None)
+        try:
+            with self.writers.transaction() as session:
+                dead_letters.bury(session, letter, redelivered=False)
+        except AlreadyAccounted:
+            self.coverage.duplicates += 1
+            return
+        self.coverage.buried += 1
+        self._told(message, "d" * message.envelope.documents)
+        if message.envelope.documents:
+            self._found(message, None, message.writes)
+
+    def _found(self, message: Message, position: int | None, writes: tuple[Write, ...]) -> None:
+        """Note a letter that is there now."""
+        envelope = message.envelope
+        values = {"producer": str(envelope.producer_id), "seq": envelope.seq, "at": position}
+        with self.writers.transaction() as session:
+            found = session.execute(_LETTER, values).scalar_one()
+        with self.lock:
+            self.letters.append((found, writes))
+
+    def _told(self, message: Message, outcomes: str) -> None:
+        with self.lock:
+            if message.envelope.seq in self.outcomes:
+                raise Difference(f"{message.envelope.task_id} was stored twice")
+            self.outcomes[message.envelope.seq] = outcomes
 
     def _write(self, random: Random) -> Write:
         return put(
@@ -223,10 +305,9 @@ class Round:
         if outcomes is None:
             self.coverage.duplicates += 1
         else:
-            with self.lock:
-                if message.envelope.seq in self.outcomes:
-                    raise Difference(f"{message.envelope.task_id} was stored twice")
-                self.outcomes[message.envelope.seq] = outcomes
+            self._told(message, outcomes)
+            for position in message.culprits:
+                self._found(message, position, (message.writes[position],))
 
     def _hint(self, message: Message, random: Random) -> Mapping[str, bytes | None]:
         dice = random.random()
@@ -245,13 +326,30 @@ class Round:
     def _store(self, message: Message, known: Mapping[str, bytes | None]) -> str | None:
         writes = [
             unclassified(each) if known.get(each.id) == each.put.content_hash else each
-            for each in message.writes
+            for at, each in enumerate(message.writes)
+            if at not in message.culprits
         ]
+        envelope = message.envelope
         try:
             with self.writers.transaction() as session:
-                return documents.write(session, message.envelope, writes, known.keys())
+                revived = dead_letters.take(session, envelope) if envelope.replays else 0
+                dead_letters.keep(session, map(message.letter, sorted(message.culprits)))
+                return documents.write(
+                    session, envelope, writes, known.keys(), dead=message.culprits, revived=revived
+                )
         except AlreadyAccounted:
             return None
+        except dead_letters.Gone:
+            return self._close(message)
+
+    def _close(self, message: Message) -> str | None:
+        try:
+            with self.writers.transaction() as session:
+                ledger.record(session, message.envelope, "", {})
+        except AlreadyAccounted:
+            return None
+        self.coverage.replays_in_vain += 1
+        return ""
 
     def _patiently(self, action: Callable[[], ResultT]) -> ResultT:
         end = monotonic() + DEADLINE
@@ -296,7 +394,9 @@ class Round:
             for row in session.execute(_LIVE):
                 live[row.kind][row.key] = row.n
             counts = {kind: ledger.counts(session, kind) for kind in live}
+            dead = session.scalar(_DEAD)
         _same("counts", counts, live)
+        _same("documents of dead letters", totals.dead, dead)
         _add_up(totals)
         self.coverage.snapshots += 1
 
@@ -321,11 +421,17 @@ class Round:
         puts = [
             Operation(write.put.stamp, message.envelope.task_id, write)
             for message in self.messages
-            for write in message.writes
-            if write.id == key and not message.lost
+            for at, write in enumerate(message.writes)
+            if write.id == key and not message.lost and self._was_stored(message, at)
         ]
         operations = puts + [operation for other, operation in self.deletes if other == key]
         return expected_row(operations) if operations else None
+
+    def _was_stored(self, message: Message, position: int) -> bool:
+        if self.kills:
+            return True
+        outcomes = self.outcomes[message.envelope.seq]
+        return outcomes[position : position + 1] not in {"", "d"}
 
     def _count(self) -> None:
         """Compare the account of this round's producer, folded or not, with the answers given."""
@@ -341,11 +447,15 @@ class Round:
                 session.execute(statement, {"id": self.account.producer_id}).mappings().one()
             )
         arrived = [message for message in self.messages if not message.lost]
-        _same("documents", row["documents"], sum(len(each.writes) for each in arrived))
+        _same("documents", row["documents"], sum(each.envelope.documents for each in arrived))
         if not self.kills:  # a killed writer may have committed without hearing its answer
             letters = Counter("".join(self.outcomes.values()))
             expected = {"stored": letters["c"] + letters["s"], "unchanged": letters["u"]}
+            revived = sum(
+                len(self.outcomes[each.envelope.seq]) for each in arrived if each.envelope.replays
+            )
             expected |= {"superseded": letters["x"], "failed": letters["f"]}
+            expected |= {"dead": letters["d"] - revived}
             _same("letters", {name: row[name] for name in expected}, expected)
             _same("messages", len(self.outcomes), len(arrived))
         self.coverage.rounds += 1

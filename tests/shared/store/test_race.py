@@ -27,7 +27,8 @@ def test_concurrent_writers_leave_what_the_reference_says(database_url: str) -> 
     coverage = race(database_url, rounds=5)
     # What the race is worth: it met duplicates, deletes, wrong hints and folds, and looked often.
     assert min(coverage.duplicates, coverage.deletes, coverage.hints_wrong) > 5
-    assert min(coverage.folded, coverage.snapshots) > 20
+    assert min(coverage.folded, coverage.snapshots, coverage.buried, coverage.replays) > 20
+    assert coverage.replays_in_vain > 5
 
 
 def test_writers_whose_connections_are_killed_leave_the_same(database_url: str) -> None:
