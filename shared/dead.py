@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import orjson
 
@@ -21,6 +21,7 @@ from shared.messages import (
     INGEST,
     MESSAGES,
     READABLE_VERSIONS,
+    RECLASSIFY,
     Document,
     Envelope,
     TooOld,
@@ -29,6 +30,7 @@ from shared.messages import (
     check_age,
     check_documents,
     read_documents,
+    read_items,
 )
 
 MAX_ERROR: Final = 500
@@ -218,13 +220,16 @@ def read(raw: RawMessage, oldest: int) -> list[Document]:
         raise Dead(Reason.UNREADABLE_VERSION, str(error)) from error
     except Unreadable as error:
         raise Dead(Reason.MALFORMED_HEADERS, str(error)) from error
-    if headers["task"] != INGEST.task:
-        return []
-    documents = _documents(payload)
     try:
+        if headers["task"] == RECLASSIFY.task:
+            read_items(_argument(payload, "items"))
+        if headers["task"] != INGEST.task:
+            return []
+        documents = read_documents(_argument(payload, "documents"))
         check_documents(envelope, documents, oldest)
     except Unreadable as error:
-        _refuse(error)
+        reason = Reason.TOO_OLD if isinstance(error, TooOld) else Reason.INVALID_PAYLOAD
+        raise Dead(reason, str(error)) from error
     return documents
 
 
@@ -253,7 +258,7 @@ def replayable(raw: RawMessage, *, announced: int | None, oldest: int) -> list[D
     try:
         check_age(documents, oldest)
     except TooOld as error:
-        _refuse(error)
+        raise Dead(Reason.TOO_OLD, str(error)) from error
     return documents
 
 
@@ -387,19 +392,18 @@ def _unpacked(raw: RawMessage) -> bytes:
 
 
 def _documents(payload: object) -> list[Document]:
-    arguments = payload if isinstance(payload, dict) else {}
-    if arguments.keys() != {"documents"}:
-        names = ", ".join(map(repr, arguments))[:100] or "none"
-        raise Dead(Reason.INVALID_PAYLOAD, f"arguments: {names}, not 'documents'")
     try:
-        return read_documents(arguments["documents"])
+        return read_documents(_argument(payload, "documents"))
     except Unreadable as error:
-        _refuse(error)
+        raise Dead(Reason.INVALID_PAYLOAD, str(error)) from error
 
 
-def _refuse(error: Unreadable) -> NoReturn:
-    reason = Reason.TOO_OLD if isinstance(error, TooOld) else Reason.INVALID_PAYLOAD
-    raise Dead(reason, str(error)) from error
+def _argument(payload: object, name: str) -> object:
+    arguments = payload if isinstance(payload, dict) else {}
+    if arguments.keys() != {name}:
+        names = ", ".join(map(repr, arguments))[:100] or "none"
+        raise Dead(Reason.INVALID_PAYLOAD, f"arguments: {names}, not {name!r}")
+    return arguments[name]
 
 
 def _count_documents(raw: RawMessage) -> int:

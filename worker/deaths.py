@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -37,8 +37,9 @@ class Death:
 def death_of(error: BaseException) -> Death | None:
     """Return the death that a failure was; None for any other failure, and for a stop."""
     error = getattr(error, "exc", error)  # billiard's wrapper of an error with its traceback
-    if state.should_terminate:
-        return None  # type: ignore[unreachable]  # the stubs know its first value only
+    stop: Any = state.should_terminate  # None, or an exit status, which may be 0
+    if stop is not None and stop is not False:
+        return None
     if isinstance(error, MemoryError):
         return Death(FaultKind.OUT_OF_MEMORY, "")
     if isinstance(error, TimeLimitExceeded):

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from shared import dead
 from shared.dead import Dead, Fault, FaultKind, Letter, RawMessage, Reason
-from shared.messages import DELIVERY_LIMIT, Envelope
+from shared.messages import DELIVERY_LIMIT, RECLASSIFY, Envelope
 from shared.revision import DAY, microseconds_now
 from tests.shared.store.samples import document_id
 from tests.worker.bench import CASES, FINE, Case, body, document, headers
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 OLDEST = microseconds_now() - 30 * DAY
+ITEM = {"id": document_id(1), "content_revision": 5}
 
 
 def raw(content: bytes, head: object, **properties: Any) -> RawMessage:
@@ -41,6 +42,21 @@ def test_the_reason_is_found_in_the_message(case: Case) -> None:
     assert letter.reason == reason
     assert letter.error
     assert (letter.first_at, letter.last_at, letter.attempts) == (NOW, NOW, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'[[], {"items": [{"id": "x"}]}, {}]', Reason.INVALID_PAYLOAD),
+        (b'[[], {"documents": []}, {}]', Reason.INVALID_PAYLOAD),
+        (orjson.dumps([[], {"items": [ITEM]}, {}]), Reason.FAILED),
+    ],
+)
+def test_another_tasks_message_is_read_as_that_task_reads_it(
+    content: bytes, reason: Reason
+) -> None:
+    head = headers(1, task=RECLASSIFY.task, documents=0)
+    assert diagnosed(raw(content, head)).reason is reason
 
 
 def with_death(reason: str, **more: Any) -> RawMessage:

@@ -1,11 +1,17 @@
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # not in stubs
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Reject
+from celery.worker import state
 from celery.worker.request import Request
 
-from shared.dead import MalformedHeaders, check_headers
+from shared.dead import FaultKind, MalformedHeaders, check_headers
+from worker.deaths import Death, death_of
 from worker.guard import SafeConsumer, SafeRequest
 
 FINE: dict[str, Any] = {"id": "p.1", "task": "documents.ingest"}
@@ -92,18 +98,67 @@ def test_a_request_is_never_taken_for_revoked() -> None:
     assert SafeRequest.revoked(request) is False
 
 
-def test_a_childs_memory_error_sends_its_message_back(monkeypatch: pytest.MonkeyPatch) -> None:
+class Recorded:
+    """Stands in for `Deaths`: says when a death is recorded."""
+
+    def __init__(self) -> None:
+        self.deaths: list[tuple[str, Death]] = []
+        self.then: Callable[[], None] | None = None
+
+    def record(self, task_id: str, death: Death, *, then: Callable[[], None]) -> None:
+        self.deaths.append((task_id, death))
+        self.then = then
+
+
+@pytest.fixture
+def rejected(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    rejected: list[bool] = []
+    monkeypatch.setattr(Request, "reject", lambda _self, requeue=False: rejected.append(requeue))
+    return rejected
+
+
+def test_a_childs_memory_error_is_recorded_and_then_sends_its_message_back(
+    monkeypatch: pytest.MonkeyPatch, rejected: list[bool]
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
+    recorded = Recorded()
     monkeypatch.setattr(Request, "on_failure", fail)
+    monkeypatch.setattr(SafeRequest, "deaths", recorded)
     request = SafeRequest.__new__(SafeRequest)
-    rejected: list[bool] = []
-    monkeypatch.setattr(
-        SafeRequest, "reject", lambda _self, requeue=False: rejected.append(requeue)
-    )
-    request.on_failure(None)
+    request.id, request.acknowledged = "p.1", False
+    request.on_failure(SimpleNamespace(exception=MemoryError()))
+    assert recorded.deaths == [("p.1", Death(FaultKind.OUT_OF_MEMORY, ""))]
+    assert rejected == []
+    request.reject(requeue=True)  # as Celery does on a time limit, twice
+    assert len(recorded.deaths) == 1
+    assert recorded.then is not None
+    recorded.then()
     assert rejected == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (WorkerLostError("signal 9"), FaultKind.CHILD_LOST),
+        (SystemExit(1), FaultKind.CHILD_LOST),
+        (MemoryError(), FaultKind.OUT_OF_MEMORY),
+        (TimeLimitExceeded(5), FaultKind.TIME_LIMIT),
+        (ExceptionWithTraceback(MemoryError(), "trace"), FaultKind.OUT_OF_MEMORY),
+        (Reject("given back", requeue=True), None),
+        (Terminated(15), None),
+        (ValueError("raised"), None),
+    ],
+)
+def test_a_death_is_told_from_other_failures(error: BaseException, kind: FaultKind | None) -> None:
+    death = death_of(error)
+    assert (death and death.kind) == kind
+
+
+def test_nobody_dies_of_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "should_terminate", 0)
+    assert death_of(WorkerLostError("signal 9")) is None
 
 
 def test_events_wait_for_each_other() -> None:
