@@ -22,11 +22,21 @@ OPERATIONS = {
     ("get", "/v1/documents/{document_id}"),
     ("get", "/v1/documents"),
     ("delete", "/v1/documents/{document_id}"),
+    ("post", "/v1/documents/{document_id}/reclassify"),
+    ("post", "/v1/documents/reclassify"),
     ("get", "/v1/categories"),
+    ("get", "/v1/dead-letters"),
+    ("get", "/v1/dead-letters/groups"),
+    ("get", "/v1/dead-letters/{letter_id}"),
+    ("post", "/v1/dead-letters/{letter_id}/replay"),
+    ("post", "/v1/dead-letters/replay"),
+    ("delete", "/v1/dead-letters/{letter_id}"),
+    ("delete", "/v1/dead-letters"),
     ("get", "/v1/ledger"),
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/health"),
+    ("get", "/metrics"),
 }
 
 
