@@ -10,17 +10,18 @@ from uuid import UUID, uuid4
 import httpx2
 import orjson
 import pytest
+from kombu import Connection
 from sqlalchemy import text
 
 from local.postgres import Postgres
 from local.rabbitmq import RabbitMQ
 from shared.dead import Reason
-from shared.messages import INGEST
+from shared.messages import DELIVERY_LIMIT, INGEST
 from tests.conftest import migrate
 from tests.deadly import HANG, KILL, OOM
 from tests.shared.broker import depth, put_raw, wait_for_depth
 from tests.stack import Api, poll, processes, running
-from tests.worker.bench import CASES, Bench, DeadlyWorker, body, document, headers
+from tests.worker.bench import CASES, FINE, Bench, DeadlyWorker, body, document, headers
 
 __all__ = ["processes"]
 
@@ -224,6 +225,25 @@ def test_a_message_that_came_back_too_often_is_replayed(office: Office) -> None:
     office.gone(letter["id"])
     assert one["id"] in office.rows(one["id"])
     office.settled()
+
+
+def test_a_message_that_comes_back_too_often_is_dead(
+    broker_url: str, database_url: str, tmp_path: Path, processes: ExitStack
+) -> None:
+    bench = Bench(tmp_path, database_url, broker_url)
+    processes.callback(bench.close)
+    put_raw(broker_url, "ingest", FINE, headers=fresh())
+    returns = 0
+    channel: Any
+    with Connection(broker_url) as connection, connection.channel() as channel:
+        while message := channel.basic_get("ingest"):
+            channel.basic_reject(message.delivery_tag, requeue=True)
+            returns += 1
+    assert returns == DELIVERY_LIMIT + 1
+    running(processes, bench.worker)
+    (letter,) = poll(bench.letters, lambda found: len(found) == 1, 30)
+    assert (letter["reason"], letter["attempts"]) == ("delivery_limit", returns)
+    assert bench.totals().dead == 1
 
 
 def test_a_message_that_was_stored_already_is_no_letter(office: Office) -> None:
