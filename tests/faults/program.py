@@ -1,0 +1,201 @@
+"""Starts one of Postroom's programs with something changed that only a test may change.
+
+`python -m tests.faults.program worker --without acks_late`; see `GUARDS` for what can be taken
+away, and the options for the rest. The programs themselves know nothing of it.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ODD: Final = "odd"
+"""A text `odd KIND TIMES NAME` does KIND when it is classified, TIMES times (0: always)."""
+
+
+def main() -> None:
+    """Change what the command line says, then run the program."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", choices=("api", "worker"))
+    parser.add_argument("--without", action="append", default=[], choices=GUARDS)
+    parser.add_argument("--clock", type=Path, help="file with microseconds to add to the clock")
+    parser.add_argument("--odd", type=Path, help="folder in which odd texts count")
+    parser.add_argument("--time-limit", type=float, help="hard time limit of a message, seconds")
+    parser.add_argument("--fold-after", type=float, help="age of ledger entries to fold, seconds")
+    arguments = parser.parse_args()
+    sys.argv = [arguments.program]
+    if arguments.clock:
+        shift_clock(arguments.clock)
+    for name in arguments.without:
+        program, remove = GUARDS[name]
+        if program == arguments.program:
+            remove()
+    if arguments.program == "api":
+        from api.__main__ import main as run  # noqa: PLC0415  # only after what is changed
+    else:
+        from worker.__main__ import main as run  # noqa: PLC0415  # likewise
+
+        change_worker(arguments)
+    run()
+
+
+def shift_clock(file: Path) -> None:
+    """Let the wall clock that stamps go wrong by what `file` says at the moment."""
+    from shared import revision  # noqa: PLC0415
+
+    revision.time_ns = lambda: time.time_ns() + 1_000 * int(file.read_text())  # type: ignore[attr-defined]  # a name that it imports
+
+
+def change_worker(arguments: argparse.Namespace) -> None:
+    from shared.store import ledger  # noqa: PLC0415
+    from worker.app import app  # noqa: PLC0415
+    from worker.classify.model import Model  # noqa: PLC0415
+
+    if arguments.time_limit:
+        app.conf.task_time_limit = arguments.time_limit
+    if arguments.fold_after:
+        ledger.fold.__defaults__ = (arguments.fold_after,)
+    if arguments.odd:
+        classify = Model.classify
+
+        def classify_oddly(self: Model, texts: Sequence[str]) -> Any:
+            for each in texts:
+                if each.startswith(f"{ODD} "):
+                    _, kind, times, name = each.split()[:4]
+                    happen(kind, int(times), arguments.odd / name)
+            return classify(self, texts)
+
+        Model.classify = classify_oddly  # type: ignore[method-assign]  # the point of it
+
+
+def happen(kind: str, times: int, count: Path) -> None:
+    """Do what an odd text does, unless it did it often enough."""
+    with count.open("a+") as file:
+        file.write("x")
+        if times and file.tell() > times:
+            return
+    {"kill": _kill, "memory": _use_memory, "slow": _be_slow, "raise": _raise}[kind]()
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _use_memory() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+    try:
+        hoard = []
+        while True:
+            hoard.append(bytearray(1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _be_slow() -> None:
+    time.sleep(600)
+
+
+def _raise() -> None:
+    raise ValueError("this text cannot be classified")
+
+
+# --- What holds the promise, taken away ----------------------------------------------------------
+
+
+def _setting(**values: Any) -> Callable[[], None]:
+    def change() -> None:
+        from worker.app import app  # noqa: PLC0415
+
+        app.conf.update(values)
+
+    return change
+
+
+def _without_revoked_guard() -> None:
+    from worker.guard import SafeRequest  # noqa: PLC0415
+
+    del SafeRequest.revoked
+
+
+def _without_memory_guard() -> None:
+    from worker.guard import SafeRequest  # noqa: PLC0415
+
+    del SafeRequest.on_failure
+
+
+def _without_patience() -> None:
+    from worker.patience import Patience  # noqa: PLC0415
+
+    Patience.__call__ = lambda self, action: action()  # type: ignore[assignment,method-assign]
+
+
+def _without_bisecting() -> None:
+    from worker.classify.model import Model  # noqa: PLC0415
+    from worker.tasks import ingest  # noqa: PLC0415
+
+    def classify(model: Model, contents: Sequence[str]) -> Any:
+        predictions = model.classify(contents)
+        return [ingest.Prediction(each.category, each.confidence, "") for each in predictions]
+
+    ingest.classify = classify
+
+
+def _transport(**values: Any) -> Callable[[], None]:
+    """Change an option of the publisher's transport; `...` takes it away."""
+
+    def change() -> None:
+        from shared import queue  # noqa: PLC0415
+
+        confirmed = queue._confirmed
+
+        def changed(url: str) -> dict[str, Any]:
+            options = confirmed(url) | values
+            return {name: value for name, value in options.items() if value is not ...}
+
+        queue._confirmed = changed
+
+    return change
+
+
+def _without_clock() -> None:
+    """Stamps are what the wall clock says, as a database's `now()` would be."""
+    from shared.revision import Clock  # noqa: PLC0415
+
+    Clock.stamp = lambda self: self._now()  # type: ignore[method-assign]
+
+
+def _without_observing() -> None:
+    from shared.revision import Clock  # noqa: PLC0415
+
+    Clock.observe = lambda self, revision: None  # type: ignore[method-assign]
+
+
+GUARDS: Final[dict[str, tuple[str, Callable[[], None]]]] = {
+    "acks_late": ("worker", _setting(task_acks_late=False)),
+    "reject_on_worker_lost": ("worker", _setting(task_reject_on_worker_lost=False)),
+    "reject_on_failure": ("worker", _setting(task_acks_on_failure_or_timeout=True)),
+    "safe_consumer": ("worker", _setting(worker_consumer="celery.worker.consumer:Consumer")),
+    "heartbeat": ("worker", _setting(broker_heartbeat=0)),
+    "revoked": ("worker", _without_revoked_guard),
+    "memory_error": ("worker", _without_memory_guard),
+    "patience": ("worker", _without_patience),
+    "bisecting": ("worker", _without_bisecting),
+    "confirm_publish": ("api", _transport(confirm_publish=False)),
+    "on_blocked": ("api", _transport(on_blocked=...)),
+    "socket_timeouts": ("api", _transport(read_timeout=..., write_timeout=...)),
+    "one_try": ("api", _transport(max_retries=...)),
+    "clock": ("api", _without_clock),
+    "observing": ("api", _without_observing),
+}
+"""Name: which program has it, and what removes it."""
+
+
+if __name__ == "__main__":
+    main()

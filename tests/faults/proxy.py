@@ -1,0 +1,96 @@
+"""A TCP proxy that cuts connections, delays what they carry, or goes silent."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+from local.ports import LOOPBACK, free_ports
+from tests.faults.background import Background
+
+_CHUNK: Final = 1 << 16
+_AHEAD: Final = 64
+"""Chunks that may be on their way in one direction: a slow line still pushes back."""
+
+
+class Proxy:
+    """Forwards a port of its own to another one on this host, as well as it is told to.
+
+    Attributes:
+        port: where clients connect.
+        delay: (to the server, to the client) seconds that each piece of data is on its way.
+    """
+
+    def __init__(self, background: Background, target: int) -> None:
+        self.port = free_ports(1)[0]
+        self.delay = (0.0, 0.0)
+        self._background = background
+        self._target = target
+        self._open = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+        background.run(self._start())
+
+    def silence(self) -> None:
+        """Let nothing through in either direction and tell nobody, as a cable that is pulled.
+
+        New connections are taken, but what is said on them stays unheard, too. TCP keeps what
+        was sent: whoever still waits when `speak` is called gets it then.
+        """
+        self._background.loop.call_soon_threadsafe(self._open.clear)
+
+    def speak(self) -> None:
+        """End the silence."""
+        self._background.loop.call_soon_threadsafe(self._open.set)
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        self._background.run(self._cut())
+
+    async def _start(self) -> None:
+        self._open.set()
+        await asyncio.start_server(self._serve, LOOPBACK, self.port, backlog=200)
+
+    async def _cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._open.wait()
+        try:
+            there, back = await asyncio.open_connection(LOOPBACK, self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
+        try:
+            await asyncio.gather(self._carry(reader, back, 0), self._carry(there, writer, 1))
+        finally:
+            self._writers -= {writer, back}
+            for each in (writer, back):
+                each.transport.abort()
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: int
+    ) -> None:
+        """Carry one direction; an end of file on either side ends both."""
+        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_AHEAD)
+        delivering = asyncio.create_task(self._deliver(line, writer))
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                due = asyncio.get_running_loop().time() + self.delay[direction]
+                await line.put((due, data))
+        await line.put((0, b""))
+        await delivering
+
+    async def _deliver(
+        self, line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        while (piece := await line.get())[1]:
+            due, data = piece
+            await asyncio.sleep(max(0, due - asyncio.get_running_loop().time()))
+            await self._open.wait()
+            with contextlib.suppress(OSError):
+                writer.write(data)
+                await writer.drain()
+        await self._open.wait()
+        with contextlib.suppress(OSError):
+            writer.close()

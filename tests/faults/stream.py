@@ -1,0 +1,185 @@
+"""Clients that write document after document, and remember what they were promised."""
+
+import asyncio
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+import aiohttp
+
+from tests.faults.background import Background
+
+CLIENTS: Final = 8
+BATCH: Final = 25
+_SINGLES: Final = 15
+"""Single documents between two batches."""
+
+_PAUSE_SECONDS: Final = 0.03
+_REQUEST_SECONDS: Final = 10
+_RETRY: Final = frozenset({429, 502, 503})
+
+_WORDS: Final = (
+    "space shuttle orbit nasa launch moon hockey goalie playoffs puck windows driver printer dos "
+    "doctor patient disease medicine god church bible engine car brakes mileage key chip privacy"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One version of a document; no two of a run have the same content."""
+
+    id: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A 202: when it came (monotonic seconds), for which document, with which revision."""
+
+    at: float
+    text: Text
+    revision: int
+
+
+class Stream:
+    """Eight clients or more that retry until each write is accepted.
+
+    Most ids are written several times; a few are written by all clients at once. `accepted` has
+    every promise in the order in which they came; `uncertain` the texts whose fate at least one
+    request did not tell: refused or unanswered, they may have arrived all the same.
+    """
+
+    def __init__(self, background: Background, urls: Sequence[str], seed: int) -> None:
+        self.accepted: list[Promise] = []
+        self.uncertain: Counter[Text] = Counter()
+        self.unexpected: Counter[str] = Counter()
+        self.refused = 0
+        self.unanswered = 0
+        self.slowest_refusal = 0.0
+        self._urls = urls
+        self._seed = seed
+        self._numbers = itertools.count(1)
+        self._shared = [_make_id(random.Random(seed)) for _ in range(20)]
+        self._background = background
+        self._wanted: float = float("inf")
+        self._clients = [
+            asyncio.run_coroutine_threadsafe(self._client(number), background.loop)
+            for number in range(CLIENTS)
+        ]
+
+    def until(self, documents: int) -> None:
+        """End once so many documents were accepted in all."""
+        self._wanted = documents
+
+    def ended(self) -> bool:
+        """Say whether all clients are done; raise what one of them raised."""
+        return all([client.result() is None for client in self._clients if client.done()]) and all(
+            client.done() for client in self._clients
+        )
+
+    def first_after(self, at: float) -> Promise | None:
+        """Return the first promise made after a point in time."""
+        return next((each for each in list(self.accepted) if each.at > at), None)
+
+    def latest(self) -> dict[str, Promise]:
+        """Return the promise with the highest revision of each document."""
+        found: dict[str, Promise] = {}
+        for each in list(self.accepted):
+            known = found.get(each.text.id)
+            if known is None or each.revision > known.revision:
+                found[each.text.id] = each
+        return found
+
+    def send(self, texts: Sequence[Text]) -> None:
+        """Have one more client send a batch until it is accepted, and wait for that."""
+        self._background.run(self._send_now(texts))
+
+    async def _send_now(self, texts: Sequence[Text]) -> None:
+        async with _session() as session:
+            await self._send(session, self._urls[0], texts, random.Random(0))
+
+    async def _client(self, number: int) -> None:
+        choose = random.Random(f"{self._seed} {number}")
+        mine: deque[str] = deque(maxlen=40)
+        url = self._urls[number % len(self._urls)]
+        async with _session() as session:
+            for turn in itertools.count(number):
+                if len(self.accepted) >= self._wanted:
+                    return
+                size = BATCH if turn % (_SINGLES + 1) == 0 else 1
+                # A batch may not have an id twice.
+                texts = {each.id: each for each in (self._next(choose, mine) for _ in range(size))}
+                await self._send(session, url, list(texts.values()), choose)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _next(self, choose: random.Random, mine: deque[str]) -> Text:
+        kind = choose.random()
+        if kind < 0.02:
+            key = choose.choice(self._shared)
+        elif kind < 0.4 and mine:
+            key = choose.choice(mine)
+        else:
+            key = _make_id(choose)
+            mine.append(key)
+        words = " ".join(choose.choices(_WORDS, k=40))
+        return Text(key, f"{words} {next(self._numbers)}")
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        texts: Sequence[Text],
+        choose: random.Random,
+    ) -> None:
+        """Send until it is accepted, refused for good, or the stream shall end."""
+        while not await self._send_once(session, url, texts):
+            # What `Retry-After: 1` asks for, spread.
+            await asyncio.sleep(choose.uniform(0.5, 1.0))
+            if len(self.accepted) >= self._wanted:
+                return
+
+    async def _send_once(
+        self, session: aiohttp.ClientSession, url: str, texts: Sequence[Text]
+    ) -> bool:
+        documents = [{"id": each.id, "content": each.content} for each in texts]
+        one = len(documents) == 1
+        path = "/v1/documents" if one else "/v1/documents/batch"
+        start = monotonic()
+        try:
+            async with session.post(url + path, json=documents[0] if one else documents) as answer:
+                body = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError):
+            self.unanswered += 1
+            self.uncertain.update(texts)
+            return False
+        if answer.status == 202:
+            self._promised(texts, [body] if one else body["documents"])
+            return True
+        self.uncertain.update(texts)
+        if answer.status not in _RETRY:
+            self.unexpected[str(answer.status)] += 1
+            return True
+        if "Retry-After" not in answer.headers:
+            self.unexpected[f"{answer.status} without Retry-After"] += 1
+        self.refused += 1
+        self.slowest_refusal = max(self.slowest_refusal, monotonic() - start)
+        return False
+
+    def _promised(self, texts: Sequence[Text], answers: Sequence[dict[str, Any]]) -> None:
+        now = monotonic()
+        for text, answer in zip(texts, answers, strict=True):
+            assert answer["id"] == text.id
+            self.accepted.append(Promise(now, text, answer["revision"]))
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS))
+
+
+def _make_id(choose: random.Random) -> str:
+    return str(UUID(int=choose.getrandbits(128), version=4))

@@ -1,0 +1,90 @@
+"""Processes that are killed, told to stop, out of memory, out of time."""
+
+import signal
+
+import pytest
+
+from tests.faults.conftest import Case
+from tests.faults.site import Site
+from tests.faults.stream import Stream
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def start(site: Site, *options: str, **env: str) -> None:
+    site.add_api()
+    site.add_worker(*options, **env)
+
+
+def more(site: Site, stream: Stream, documents: int = 100) -> None:
+    """Wait until some more documents were accepted."""
+    aim = len(stream.accepted) + documents
+    site.wait(lambda: len(stream.accepted) >= aim, 60, "more documents accepted")
+
+
+@pytest.mark.quick
+@pytest.mark.fault("kill -9 of a prefork child, three times")
+def test_a_child_is_killed(site: Site, case: Case) -> None:
+    start(site)
+
+    def kill_child(site: Site, stream: Stream) -> None:
+        for _ in range(3):
+            (child, *_others) = site.children(site.workers[0])
+            child.kill()
+            more(site, stream, case.documents // 20)
+
+    case.run(site, kill_child)
+
+
+@pytest.mark.quick
+@pytest.mark.fault("kill -9 of the worker, twice")
+def test_the_worker_is_killed(site: Site, case: Case) -> None:
+    start(site)
+
+    def kill_worker(site: Site, stream: Stream) -> None:
+        for _ in range(2):
+            site.kill(site.workers[0])
+            more(site, stream)
+            site.wait(site.workers[0].ready, 30, "the worker again")
+
+    case.run(site, kill_worker)
+
+
+@pytest.mark.quick
+@pytest.mark.fault("SIGTERM of the worker")
+def test_the_worker_is_told_to_stop(site: Site, case: Case) -> None:
+    start(site)
+
+    def stop_worker(site: Site, _: Stream) -> None:
+        site.signal(site.workers[0], signal.SIGTERM)
+        site.wait(site.workers[0]._ended, 20, "the worker's end")
+
+    case.run(site, stop_worker)
+
+
+@pytest.mark.fault("SIGTERM of the worker, twice")
+def test_the_worker_is_told_to_stop_twice(site: Site, case: Case) -> None:
+    start(site)
+
+    def stop_twice(site: Site, _: Stream) -> None:
+        worker = site.workers[0]
+        site.signal(worker, signal.SIGTERM)
+        site.wait(lambda: "arm shutdown" in worker.logged() or worker._ended(), 20, "warm shutdown")
+        if not worker._ended():
+            site.signal(worker, signal.SIGTERM)
+        site.wait(worker._ended, 20, "the worker's end")
+
+    case.run(site, stop_twice)
+
+
+@pytest.mark.quick
+@pytest.mark.fault("kill -9 of the API with requests open, twice")
+def test_the_api_is_killed(site: Site, case: Case) -> None:
+    start(site)
+
+    def kill_api(site: Site, stream: Stream) -> None:
+        for _ in range(2):
+            site.kill(site.apis[0])
+            more(site, stream)
+
+    case.run(site, kill_api)
