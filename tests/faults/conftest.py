@@ -14,6 +14,7 @@ from local.postgres import Postgres
 from local.rabbitmq import RabbitMQ
 from tests.conftest import _rabbitmq, fresh_name, migrate
 from tests.faults import table
+from tests.faults.broker import container
 from tests.faults.site import Site
 from tests.faults.stream import Stream
 from tests.faults.verdict import Verdict, drained, judge, seconds_since
@@ -28,6 +29,7 @@ _rows: dict[str, Verdict] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="all faults, with streams in full size")
     parser.addoption("--table", type=Path, help="file in which to write the matrix's table")
+    parser.addoption("--container", help="image of RabbitMQ to use in place of the installed one")
     parser.addoption("--without", action="append", default=[], help="a guard to take away")
     parser.addoption("--mix-seconds", type=float, default=600, help="length of the random mix")
     parser.addoption("--seed", type=int, default=0, help="of the random mix; 0 makes one")
@@ -66,9 +68,11 @@ def mortal_postgres(server_folder: Path) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def mortal_rabbitmq(server_folder: Path) -> Iterator[RabbitMQ]:
+def mortal_rabbitmq(server_folder: Path, pytestconfig: pytest.Config) -> Iterator[RabbitMQ]:
     """A RabbitMQ that each case may kill, and leaves running."""
-    yield from _rabbitmq(server_folder / "mortal-rabbitmq")
+    folder = server_folder / "mortal-rabbitmq"
+    image = pytestconfig.getoption("--container", default=None)
+    yield from container(folder, image) if image else _rabbitmq(folder)
 
 
 @pytest.fixture
@@ -107,13 +111,12 @@ class Case:
     documents: int
     seed: int
 
-    def run(self, site: Site, fault: Fault, *, dead: int = 0, seconds: float = 120) -> Verdict:
+    def run(self, site: Site, fault: Fault, *, seconds: float = 120) -> Verdict:
         """Stream, make the fault when a quarter is accepted, wait for the end, judge.
 
         Args:
             site: with its programs started.
             fault: makes the fault and ends it.
-            dead: how many documents shall be dead letters in the end.
             seconds: how long the backlog may take to drain, so that it is not waited for in vain.
 
         Raises:
@@ -128,7 +131,7 @@ class Case:
         verdict = _rows[self.name] = Verdict()
         self._time(site, stream, verdict, ended, seconds)
         verdict.restarts = site.restarts
-        judge(site, stream, verdict, dead)
+        judge(site, stream, verdict)
         assert not verdict.faults(), "; ".join(verdict.faults())
         return verdict
 
@@ -153,6 +156,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     """The case, named by its test's first line of documentation or its parameter."""
     marker = request.node.get_closest_marker("fault")
     name = marker.args[0] if marker else request.node.name
+    if image := request.config.getoption("--container", default=None):
+        name += f" ({image})"
     documents = DOCUMENTS if is_matrix(request.config) else QUICK_DOCUMENTS
     return Case(name, documents, seed=sum(map(ord, name)))
 

@@ -51,13 +51,17 @@ class Stream:
 
     Most ids are written several times; a few are written by all clients at once. `accepted` has
     every promise in the order in which they came; `uncertain` the texts whose fate at least one
-    request did not tell: refused or unanswered, they may have arrived all the same.
+    request did not tell: refused or unanswered, they may have arrived all the same. A case adds
+    to `doomed` the ids that shall end as dead letters, and to `foreign` how many documents it
+    sent past the API.
     """
 
     def __init__(self, background: Background, urls: Sequence[str], seed: int) -> None:
         self.accepted: list[Promise] = []
         self.uncertain: Counter[Text] = Counter()
         self.unexpected: Counter[str] = Counter()
+        self.doomed: set[str] = set()
+        self.foreign = 0
         self.refused = 0
         self.unanswered = 0
         self.slowest_refusal = 0.0
@@ -95,13 +99,13 @@ class Stream:
                 found[each.text.id] = each
         return found
 
-    def send(self, texts: Sequence[Text]) -> None:
+    def send(self, texts: Sequence[Text], url: str = "") -> None:
         """Have one more client send a batch until it is accepted, and wait for that."""
-        self._background.run(self._send_now(texts))
+        self._background.run(self._send_now(texts, url or self._urls[0]))
 
-    async def _send_now(self, texts: Sequence[Text]) -> None:
+    async def _send_now(self, texts: Sequence[Text], url: str) -> None:
         async with _session() as session:
-            await self._send(session, self._urls[0], texts, random.Random(0))
+            await self._send(session, url, texts, random.Random(0))
 
     async def _client(self, number: int) -> None:
         choose = random.Random(f"{self._seed} {number}")

@@ -11,7 +11,7 @@ from tests.faults.stream import Stream
 pytestmark = pytest.mark.rabbitmq
 
 
-def start(site: Site, *options: str, **env: str) -> None:
+def begin(site: Site, *options: str, **env: str) -> None:
     site.add_api()
     site.add_worker(*options, **env)
 
@@ -25,7 +25,7 @@ def more(site: Site, stream: Stream, documents: int = 100) -> None:
 @pytest.mark.quick
 @pytest.mark.fault("kill -9 of a prefork child, three times")
 def test_a_child_is_killed(site: Site, case: Case) -> None:
-    start(site)
+    begin(site)
 
     def kill_child(site: Site, stream: Stream) -> None:
         for _ in range(3):
@@ -39,7 +39,7 @@ def test_a_child_is_killed(site: Site, case: Case) -> None:
 @pytest.mark.quick
 @pytest.mark.fault("kill -9 of the worker, twice")
 def test_the_worker_is_killed(site: Site, case: Case) -> None:
-    start(site)
+    begin(site)
 
     def kill_worker(site: Site, stream: Stream) -> None:
         for _ in range(2):
@@ -53,7 +53,7 @@ def test_the_worker_is_killed(site: Site, case: Case) -> None:
 @pytest.mark.quick
 @pytest.mark.fault("SIGTERM of the worker")
 def test_the_worker_is_told_to_stop(site: Site, case: Case) -> None:
-    start(site)
+    begin(site)
 
     def stop_worker(site: Site, _: Stream) -> None:
         site.signal(site.workers[0], signal.SIGTERM)
@@ -64,7 +64,7 @@ def test_the_worker_is_told_to_stop(site: Site, case: Case) -> None:
 
 @pytest.mark.fault("SIGTERM of the worker, twice")
 def test_the_worker_is_told_to_stop_twice(site: Site, case: Case) -> None:
-    start(site)
+    begin(site)
 
     def stop_twice(site: Site, _: Stream) -> None:
         worker = site.workers[0]
@@ -80,7 +80,7 @@ def test_the_worker_is_told_to_stop_twice(site: Site, case: Case) -> None:
 @pytest.mark.quick
 @pytest.mark.fault("kill -9 of the API with requests open, twice")
 def test_the_api_is_killed(site: Site, case: Case) -> None:
-    start(site)
+    begin(site)
 
     def kill_api(site: Site, stream: Stream) -> None:
         for _ in range(2):

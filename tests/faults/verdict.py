@@ -56,7 +56,7 @@ class Verdict:
         return found + self.notes
 
 
-def judge(site: Site, stream: Stream, verdict: Verdict, expected_dead: int = 0) -> Verdict:
+def judge(site: Site, stream: Stream, verdict: Verdict) -> Verdict:
     """Compare what is stored with what was promised."""
     latest = stream.latest()
     rows = {
@@ -67,6 +67,8 @@ def judge(site: Site, stream: Stream, verdict: Verdict, expected_dead: int = 0) 
     for each in stream.uncertain:
         maybe[each.id].add(each.content)
     for key, promise in latest.items():
+        if key in stream.doomed:
+            continue
         revision, content = rows.get(key, (0, ""))
         if revision < promise.revision:
             verdict.lost += 1
@@ -81,11 +83,11 @@ def judge(site: Site, stream: Stream, verdict: Verdict, expected_dead: int = 0) 
     verdict.unexpected = sum(stream.unexpected.values())
     if stream.unexpected:
         verdict.notes.append(f"answers {dict(stream.unexpected)}")
-    _judge_account(site, stream, verdict, expected_dead)
+    _judge_account(site, stream, verdict)
     return verdict
 
 
-def _judge_account(site: Site, stream: Stream, verdict: Verdict, expected_dead: int) -> None:
+def _judge_account(site: Site, stream: Stream, verdict: Verdict) -> None:
     account = site.wait(site.ledger, 30, "an answer of the ledger")
     processed = sum(account[name] for name in OUTCOMES)
     verdict.dead = account["dead"]
@@ -96,7 +98,7 @@ def _judge_account(site: Site, stream: Stream, verdict: Verdict, expected_dead: 
             " UNION ALL SELECT value::int FROM ledger, jsonb_each_text(deltas->'status')"
         )
     )
-    verdict.duplicated += max(0, processed - verdict.accepted - uncertain)
+    verdict.duplicated += max(0, processed - verdict.accepted - stream.foreign - uncertain)
     verdict.duplicated += abs(categories - verdict.stored)
     in_flight = account["in_flight"] - account.get("may_have_promised", 0)
     allowed = uncertain if site.api_killed else 0
@@ -106,7 +108,7 @@ def _judge_account(site: Site, stream: Stream, verdict: Verdict, expected_dead: 
         and account.get("unaccounted", 0) == 0
         and processed >= verdict.accepted
     )
-    if account["dead"] != expected_dead:
+    if account["dead"] != len(stream.doomed):
         verdict.notes.append(f"dead {account['dead']}")
     if not verdict.even:
         verdict.notes.append(f"account {account}, uncertain {uncertain}")
@@ -125,7 +127,7 @@ def drained(site: Site, stream: Stream) -> bool:
 
 
 def _nothing_missing(site: Site, stream: Stream) -> bool:
-    latest = stream.latest().values()
+    latest = [each for each in stream.latest().values() if each.text.id not in stream.doomed]
     statement = """
         SELECT count(*) FROM unnest(%s::uuid[], %s::bigint[]) AS a(id, revision)
         LEFT JOIN documents AS d USING (id) WHERE d.id IS NULL OR d.revision < a.revision"""

@@ -1,0 +1,157 @@
+"""RabbitMQ restarted, killed, starved, silent, full; messages revoked."""
+
+import httpx2
+import pytest
+
+from shared.queue import celery_app
+from tests.faults.broker import control
+from tests.faults.conftest import Case
+from tests.faults.site import Site
+from tests.faults.stream import Stream
+from tests.stack import Flower
+
+pytestmark = pytest.mark.rabbitmq
+
+REFUSED = 40
+"""Requests that a fault has to refuse, so that it is known to be one."""
+
+
+@pytest.fixture
+def plain(site: Site) -> Site:
+    """A site of one API and one worker."""
+    site.add_api()
+    site.add_worker()
+    return site
+
+
+def refused(site: Site, stream: Stream, requests: int = REFUSED) -> None:
+    """Wait until some more requests were refused."""
+    aim = stream.refused + requests
+    site.wait(lambda: stream.refused >= aim, 60, "refused requests")
+
+
+@pytest.mark.fault("RabbitMQ restarted")
+def test_the_broker_is_restarted(plain: Site, case: Case) -> None:
+    def restart(site: Site, stream: Stream) -> None:
+        site.rabbitmq.stop()
+        refused(site, stream)
+        site.rabbitmq.start()
+        site.rabbitmq.wait_ready()
+
+    case.run(plain, restart)
+
+
+@pytest.mark.fault("RabbitMQ killed with -9 and started again")
+def test_the_broker_is_killed(plain: Site, case: Case) -> None:
+    def kill(site: Site, stream: Stream) -> None:
+        site.rabbitmq.kill()
+        refused(site, stream)
+        site.rabbitmq.start()
+        site.rabbitmq.wait_ready()
+
+    case.run(plain, kill)
+
+
+@pytest.mark.quick
+@pytest.mark.fault("RabbitMQ's memory alarm")
+def test_the_broker_is_short_of_memory(plain: Site, case: Case) -> None:
+    def starve(site: Site, stream: Stream) -> None:
+        control(site.rabbitmq, "set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            refused(site, stream)
+        finally:
+            control(site.rabbitmq, "set_vm_memory_high_watermark", "0.6")
+
+    case.run(plain, starve)
+
+
+@pytest.mark.fault("RabbitMQ's disk alarm")
+def test_the_broker_is_short_of_disk(plain: Site, case: Case) -> None:
+    def starve(site: Site, stream: Stream) -> None:
+        control(site.rabbitmq, "set_disk_free_limit", "1000TB")
+        try:
+            refused(site, stream)
+        finally:
+            control(site.rabbitmq, "set_disk_free_limit", "50MB")
+
+    case.run(plain, starve)
+
+
+@pytest.mark.fault("connections to RabbitMQ half-open for 60 s")
+def test_the_line_to_the_broker_goes_silent(site: Site, case: Case) -> None:
+    _, line = site.proxies()
+    site.add_api()
+    site.add_worker()
+
+    def go_silent(site: Site, stream: Stream) -> None:
+        line.silence()
+        refused(site, stream)
+        site.last(60)
+        line.speak()
+
+    case.run(site, go_silent)
+
+
+@pytest.mark.fault("connections to RabbitMQ cut, three times")
+def test_the_line_to_the_broker_is_cut(site: Site, case: Case) -> None:
+    _, line = site.proxies()
+    site.add_api()
+    site.add_worker()
+
+    def cut(site: Site, stream: Stream) -> None:
+        for _ in range(3):
+            line.cut()
+            aim = len(stream.accepted) + 200
+            site.wait(lambda: len(stream.accepted) >= aim, 30, "more documents")  # noqa: B023
+
+    case.run(site, cut)
+
+
+@pytest.mark.fault("queue full (reject-publish)")
+def test_the_queue_is_full(plain: Site, case: Case) -> None:
+    # The queue's own limit is a constant of gigabytes; of that and a policy's the lower holds.
+    limit = {"pattern": "^ingest$", "definition": {"max-length": 20}, "apply-to": "queues"}
+
+    def fill(site: Site, stream: Stream) -> None:
+        site.rabbitmq.api("PUT", f"policies/{site.vhost}/small", limit)
+        site.remove(site.workers[0])
+        refused(site, stream)
+        site.add_worker().wait_ready()
+        site.rabbitmq.api("DELETE", f"policies/{site.vhost}/small")
+
+    case.run(plain, fill)
+
+
+class WritableFlower(Flower):
+    """Flower as an operator could start it against our advice: its buttons work."""
+
+    def arguments(self) -> tuple[str, ...]:
+        return tuple(each for each in super().arguments() if "read_only" not in each)
+
+
+@pytest.mark.quick
+@pytest.mark.fault("messages revoked, from Flower and by remote control")
+def test_messages_are_revoked(plain: Site, case: Case) -> None:
+    def revoke(site: Site, stream: Stream) -> None:
+        flower = site._add(WritableFlower(site.folder / "flower", site.database_url, site.broker_url))
+        flower.wait_ready()
+        ((producer, last),) = site.query("SELECT producer_id, max(seq) FROM ledger GROUP BY 1")
+        coming = [f"{producer}.{seq}" for seq in range(last + 20, last + 200)]
+        app = celery_app(site.broker_url)
+        app.control.revoke(coming[10:])
+        app.close()
+        for task_id in coming[:10]:
+            url = f"{flower.url}/api/task/revoke/{task_id}"
+            answer = httpx2.post(url, timeout=10, trust_env=False)
+            assert answer.status_code == 200, answer.text
+        log = site.workers[0].logged
+        for task_id in (coming[9], coming[-1]):
+            site.wait(lambda: f"{task_id}" in log(), 20, "revoked at the worker")  # noqa: B023
+
+        def passed() -> bool:
+            found: int = site.query("SELECT max(seq) FROM ledger")[0][0]
+            return found > last + 220
+
+        site.wait(passed, 60, "the revoked messages")
+
+    case.run(plain, revoke)
