@@ -5,7 +5,7 @@ VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo env up down verify-ledger compose-test test check lint servers bench requirements model clean
+.PHONY: help run demo env up down verify-ledger compose-test test faults guards check lint servers bench requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -60,6 +60,13 @@ servers: $(VENVS)/dev/ready
 
 test: servers  ## tests, on a real PostgreSQL and a real RabbitMQ
 	$(DEV)/pytest
+
+# The container's run is one of its own: it has the broker's cases only, and other names in the table.
+FAULTS := $(DEV)/pytest tests/faults --matrix --table docs/reliability.md
+faults: $(VENVS)/dev/ready  ## the fault matrix into docs/reliability.md; BROKER=4: on rabbitmq:4, too
+	$(DEV)/python -m local.install rabbitmq
+	$(FAULTS) $(ARGS)
+	$(if $(BROKER),$(FAULTS) --container rabbitmq:$(BROKER) -m broker $(ARGS))
 
 check: lint test  ## what CI runs
 

@@ -51,7 +51,10 @@ class ContainerRabbitMQ(RabbitMQ):
     def create(self) -> None:
         """Make the container; it is started and killed like any server afterwards."""
         self.prepare()
-        publish = [f"{LOOPBACK}:{self.ports.amqp}:5672", f"{LOOPBACK}:{self.ports.management}:15672"]
+        publish = [
+            f"{LOOPBACK}:{self.ports.amqp}:5672",
+            f"{LOOPBACK}:{self.ports.management}:15672",
+        ]
         mounted = ("rabbitmq.conf", "enabled_plugins")
         docker(
             "create",
@@ -146,8 +149,7 @@ class Node(RabbitMQ):
             (self.folder / ".erlang.cookie").chmod(0o400)
 
     def commands(self) -> list[Command]:
-        epmd, node = super().commands()
-        return [node]
+        return super().commands()[1:]
 
     def port_mapper(self) -> Command:
         return super().commands()[0]

@@ -1,11 +1,10 @@
 """Faults: servers that may be killed, the matrix's table, and how much of it is run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
 
 import pytest
 
@@ -45,12 +44,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if is_matrix(config):
         return
     here = Path(__file__).parent
-    slow = [each for each in items if here in each.path.parents and not each.get_closest_marker("quick")]
+    slow = [
+        each for each in items if here in each.path.parents and not each.get_closest_marker("quick")
+    ]
     items[:] = [each for each in items if each not in slow]
     config.hook.pytest_deselected(items=slow)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if not _rows:
         return
     terminalreporter.section("fault matrix")
@@ -97,10 +100,8 @@ def site(
         )
 
 
-class Fault(Protocol):
-    """Something that goes wrong while documents stream in; it is over when this returns."""
-
-    def __call__(self, site: Site, stream: Stream) -> None: ...
+Fault = Callable[[Site, Stream], None]
+"""Makes something go wrong while documents stream in; it is over when this returns."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +112,28 @@ class Case:
     documents: int
     seed: int
 
-    def run(self, site: Site, fault: Fault, *, seconds: float = 120) -> Verdict:
+    def run(
+        self, site: Site, fault: Fault, remarks: Sequence[str] = (), seconds: float = 120
+    ) -> Verdict:
         """Stream, make the fault when a quarter is accepted, wait for the end, judge.
 
         Args:
             site: with its programs started.
             fault: makes the fault and ends it.
+            remarks: stand in the table's last column; the fault may add some while it is made.
             seconds: how long the backlog may take to drain, so that it is not waited for in vain.
 
         Raises:
             AssertionError: the promise was not kept.
         """
+        verdict = _rows[self.name] = Verdict(remarks=remarks, notes=["not finished"])
         site.wait_ready()
         stream = Stream(site.background, [api.url for api in site.apis], self.seed)
         site.wait(lambda: len(stream.accepted) >= self.documents / 4, 120, "documents accepted")
         fault(site, stream)
         ended = monotonic()
         stream.until(max(self.documents, len(stream.accepted) + self.documents // 4))
-        verdict = _rows[self.name] = Verdict()
+        verdict.notes.clear()
         self._time(site, stream, verdict, ended, seconds)
         verdict.restarts = site.restarts
         judge(site, stream, verdict)
@@ -160,6 +165,3 @@ def case(request: pytest.FixtureRequest) -> Case:
         name += f" ({image})"
     documents = DOCUMENTS if is_matrix(request.config) else QUICK_DOCUMENTS
     return Case(name, documents, seed=sum(map(ord, name)))
-
-
-__all__ = ["Callable", "Case"]

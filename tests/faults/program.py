@@ -133,16 +133,17 @@ def _without_memory_guard() -> None:
 def _without_patience() -> None:
     from worker.patience import Patience  # noqa: PLC0415
 
-    Patience.__call__ = lambda self, action: action()  # type: ignore[assignment,method-assign]
+    Patience.__call__ = lambda _, action: action()  # type: ignore[assignment,method-assign]
 
 
 def _without_bisecting() -> None:
+    from shared.decide import Prediction  # noqa: PLC0415
     from worker.classify.model import Model  # noqa: PLC0415
     from worker.tasks import ingest  # noqa: PLC0415
 
     def classify(model: Model, contents: Sequence[str]) -> Any:
         predictions = model.classify(contents)
-        return [ingest.Prediction(each.category, each.confidence, "") for each in predictions]
+        return [Prediction(each.category, each.confidence, model.version) for each in predictions]
 
     ingest.classify = classify
 
@@ -155,8 +156,8 @@ def _transport(**values: Any) -> Callable[[], None]:
 
         confirmed = queue._confirmed
 
-        def changed(url: str) -> dict[str, Any]:
-            options = confirmed(url) | values
+        def changed(broker_url: str) -> dict[str, Any]:
+            options = confirmed(broker_url) | values
             return {name: value for name, value in options.items() if value is not ...}
 
         queue._confirmed = changed
@@ -174,7 +175,7 @@ def _without_clock() -> None:
 def _without_observing() -> None:
     from shared.revision import Clock  # noqa: PLC0415
 
-    Clock.observe = lambda self, revision: None  # type: ignore[method-assign]
+    Clock.observe = lambda *_: None  # type: ignore[method-assign]
 
 
 GUARDS: Final[dict[str, tuple[str, Callable[[], None]]]] = {

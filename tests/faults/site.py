@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -16,35 +15,43 @@ import psycopg2
 
 from local.postgres import Postgres
 from local.rabbitmq import RabbitMQ
-from local.server import POLL_SECONDS, alive
+from local.server import POLL_SECONDS, alive, family, kill_all
 from tests.faults.background import Background
 from tests.faults.proxy import Proxy
-from tests.faults.stream import Promise, Stream
+from tests.faults.stream import Promise
 from tests.stack import Api, Worker, _Program
 
 ResultT = TypeVar("ResultT")
+ProgramT = TypeVar("ProgramT", bound=_Program)
 
 QUICK_RETRIES = {"RETRY_MAX_SECONDS": "2"}
 
 
-class _Changed(_Program):
-    """A program started by `tests.faults.program`, if there is anything to change about it."""
+class Broker(Protocol):
+    """What a site asks of any RabbitMQ, be it one node or a cluster."""
 
+    def create_vhost(self, name: str) -> str: ...
+
+    def api(self, method: str, path: str, body: object = None) -> Any: ...
+
+
+def _changed(options: Sequence[str], name: str) -> tuple[str, ...]:
+    """Return how a program is started, by way of `tests.faults.program` if something is changed."""
+    return ("-m", "tests.faults.program", name, *options) if options else ("-m", name)
+
+
+class _Api(Api):
     options: tuple[str, ...] = ()
 
     def arguments(self) -> tuple[str, ...]:
-        if not self.options:
-            return super().arguments()
-        return ("-m", "tests.faults.program", type(self).__name__.lower(), *self.options)
+        return _changed(self.options, "api")
 
 
-class _Api(_Changed, Api): ...
+class _Worker(Worker):
+    options: tuple[str, ...] = ()
 
-
-class _Worker(_Changed, Worker): ...
-
-
-_Api.__name__, _Worker.__name__ = "Api", "Worker"
+    def arguments(self) -> tuple[str, ...]:
+        return _changed(self.options, "worker")
 
 
 class Beat(_Program):
@@ -70,16 +77,16 @@ class Site:
         stack: ExitStack,
         folder: Path,
         postgres: Postgres,
-        rabbitmq: RabbitMQ,
+        broker: Broker,
         *,
         database: str,
         vhost: str,
         without: Sequence[str] = (),
     ) -> None:
-        self.postgres, self.rabbitmq = postgres, rabbitmq
+        self.postgres, self.broker = postgres, broker
         self.folder = folder
         self.database_url = postgres.url_of(database)
-        self.broker_url = rabbitmq.create_vhost(vhost)
+        self.broker_url = broker.create_vhost(vhost)
         self.vhost = vhost
         self.background = stack.enter_context(Background())
         self.programs: list[_Program] = []
@@ -91,6 +98,12 @@ class Site:
         self._without = tuple(word for name in without for word in ("--without", name))
 
     # --- What it is made of ----------------------------------------------------------------------
+
+    @property
+    def rabbitmq(self) -> RabbitMQ:
+        """The broker, where it is one node."""
+        assert isinstance(self.broker, RabbitMQ)
+        return self.broker
 
     def proxies(self) -> tuple[Proxy, Proxy]:
         """Put a proxy before PostgreSQL and one before RabbitMQ, for programs added later."""
@@ -104,7 +117,7 @@ class Site:
         api = _Api(self._next_folder("api"), self.database_url, self.broker_url, **env)
         api.options = (*self._without, *options)
         self.apis.append(api)
-        return self._add(api)
+        return self.add(api)
 
     def add_worker(self, *options: str, **env: str) -> Worker:
         name = f"worker-{len(self.workers) + 1}"
@@ -112,14 +125,13 @@ class Site:
         worker = _Worker(self._next_folder("worker"), self.database_url, self.broker_url, **env)
         worker.options = (*self._without, *options)
         self.workers.append(worker)
-        return self._add(worker)
+        return self.add(worker)
 
     def add_beat(self) -> Beat:
-        return self._add(Beat(self._next_folder("beat"), self.database_url, self.broker_url))
+        return self.add(Beat(self._next_folder("beat"), self.database_url, self.broker_url))
 
-    ProgramT = TypeVar("ProgramT", bound=_Program)
-
-    def _add(self, program: ProgramT) -> ProgramT:
+    def add(self, program: ProgramT) -> ProgramT:
+        """Start a program, and keep it running from now on."""
         self._stack.callback(program.kill)
         program.start()
         self.programs.append(program)
@@ -142,7 +154,7 @@ class Site:
 
     # --- Keeping it up, waiting ------------------------------------------------------------------
 
-    def wait(self, condition: Callable[[], ResultT], seconds: float, what: str) -> ResultT:
+    def wait(self, condition: Callable[[], ResultT | None], seconds: float, what: str) -> ResultT:
         """Wait until `condition` holds and return its answer, keeping the programs up meanwhile.
 
         Raises:
@@ -176,12 +188,13 @@ class Site:
 
     def kill(self, program: _Program) -> None:
         """Kill -9 a program and its children; it is started again while something is waited for."""
-        for pid in program.pids():
-            for each in psutil.Process(pid).children(recursive=True):
-                each.kill()
-            os.kill(pid, signal.SIGKILL)
-        self.api_killed |= program in self.apis
+        self.kill_only(program)
         self.wait(program._ended, 10, "the end of what was killed")
+
+    def kill_only(self, program: _Program) -> None:
+        """Kill -9 a program and its children, without waiting."""
+        kill_all(member for pid in program.pids() for member in family(pid))
+        self.api_killed |= program in self.apis
 
     def children(self, worker: Worker) -> list[psutil.Process]:
         """Return the processes that classify and store."""
@@ -194,10 +207,12 @@ class Site:
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a statement, past any proxy; raise psycopg2.Error."""
         url = _with_port(self.database_url, self.postgres.port)
-        with closing(psycopg2.connect(url, connect_timeout=5)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                return cursor.fetchall()
+        with (
+            closing(psycopg2.connect(url, connect_timeout=5)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement, values)
+            return cursor.fetchall()
 
     def stored(self, promise: Promise) -> bool:
         """Say whether the document is stored as promised, or as a later write has it."""
@@ -214,7 +229,7 @@ class Site:
 
     def queue(self, name: str) -> dict[str, Any]:
         """Return what the broker says of a queue; it counts every five seconds."""
-        found: dict[str, Any] = self.rabbitmq.api("GET", f"queues/{self.vhost}/{name}")
+        found: dict[str, Any] = self.broker.api("GET", f"queues/{self.vhost}/{name}")
         return found
 
 
@@ -252,7 +267,3 @@ def rss(program: _Program) -> int:
         for each in (head, *head.children(recursive=True))
         if alive(each)
     )
-
-
-PYTHON = sys.executable
-__all__ = ["Beat", "Iterator", "Site", "Stream", "get", "rss"]

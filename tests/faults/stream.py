@@ -23,10 +23,36 @@ _PAUSE_SECONDS: Final = 0.03
 _REQUEST_SECONDS: Final = 10
 _RETRY: Final = frozenset({429, 502, 503})
 
-_WORDS: Final = (
-    "space shuttle orbit nasa launch moon hockey goalie playoffs puck windows driver printer dos "
-    "doctor patient disease medicine god church bible engine car brakes mileage key chip privacy"
-).split()
+_WORDS: Final = [
+    "space",
+    "shuttle",
+    "orbit",
+    "nasa",
+    "launch",
+    "moon",
+    "hockey",
+    "goalie",
+    "playoffs",
+    "puck",
+    "windows",
+    "driver",
+    "printer",
+    "dos",
+    "doctor",
+    "patient",
+    "disease",
+    "medicine",
+    "god",
+    "church",
+    "bible",
+    "engine",
+    "car",
+    "brakes",
+    "mileage",
+    "key",
+    "chip",
+    "privacy",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +108,10 @@ class Stream:
 
     def ended(self) -> bool:
         """Say whether all clients are done; raise what one of them raised."""
-        return all([client.result() is None for client in self._clients if client.done()]) and all(
-            client.done() for client in self._clients
-        )
+        for client in self._clients:
+            if client.done():
+                client.result()
+        return all(client.done() for client in self._clients)
 
     def first_after(self, at: float) -> Promise | None:
         """Return the first promise made after a point in time."""

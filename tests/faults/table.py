@@ -28,7 +28,7 @@ def _cells(name: str, row: Verdict) -> tuple[str, ...]:
         row.accepted, row.stored, row.lost, row.wrong, row.duplicated, row.dead, row.refused,
         row.unexpected, row.restarts,
     )  # fmt: skip
-    verdict = "; ".join(row.faults()) or "kept"
+    verdict = "; ".join([*(row.faults() or ["kept"]), *row.remarks])
     times = (f"{row.recovery:.1f}", f"{row.drained:.1f}")
     return (name, *(f"{n:,}" for n in numbers), *times, "even" if row.even else "uneven", verdict)
 

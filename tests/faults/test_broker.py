@@ -133,7 +133,9 @@ class WritableFlower(Flower):
 @pytest.mark.fault("messages revoked, from Flower and by remote control")
 def test_messages_are_revoked(plain: Site, case: Case) -> None:
     def revoke(site: Site, stream: Stream) -> None:
-        flower = site._add(WritableFlower(site.folder / "flower", site.database_url, site.broker_url))
+        flower = site.add(
+            WritableFlower(site.folder / "flower", site.database_url, site.broker_url)
+        )
         flower.wait_ready()
         ((producer, last),) = site.query("SELECT producer_id, max(seq) FROM ledger GROUP BY 1")
         coming = [f"{producer}.{seq}" for seq in range(last + 20, last + 200)]
@@ -149,8 +151,7 @@ def test_messages_are_revoked(plain: Site, case: Case) -> None:
             site.wait(lambda: f"{task_id}" in log(), 20, "revoked at the worker")  # noqa: B023
 
         def passed() -> bool:
-            found: int = site.query("SELECT max(seq) FROM ledger")[0][0]
-            return found > last + 220
+            return bool(site.query("SELECT max(seq) > %s FROM ledger", last + 220)[0][0])
 
         site.wait(passed, 60, "the revoked messages")
 

@@ -1,6 +1,7 @@
 """What became of what was promised."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final
@@ -28,7 +29,8 @@ class Verdict:
         recovery: from the end of the fault until what was accepted next was stored.
         drained: from the end of the fault until nothing was in flight.
         even: whether the account adds up, with nothing in flight.
-        notes: whatever else is worth telling.
+        notes: whatever else contradicts the promise.
+        remarks: whatever else is worth telling.
     """
 
     accepted: int = 0
@@ -44,6 +46,7 @@ class Verdict:
     drained: float = float("inf")
     even: bool = False
     notes: list[str] = field(default_factory=list)
+    remarks: Sequence[str] = ()
 
     def faults(self) -> list[str]:
         """Return what contradicts the promise; nothing if it was kept."""
@@ -93,7 +96,8 @@ def _judge_account(site: Site, stream: Stream, verdict: Verdict) -> None:
     verdict.dead = account["dead"]
     uncertain = sum(stream.uncertain.values())
     categories = sum(
-        int(n) for (n,) in site.query(
+        int(n)
+        for (n,) in site.query(
             "SELECT n FROM counts WHERE kind = 'status'"
             " UNION ALL SELECT value::int FROM ledger, jsonb_each_text(deltas->'status')"
         )

@@ -1,0 +1,78 @@
+"""Messages and documents that cannot be worked, or that harm who works them."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.faults.conftest import Case
+from tests.faults.program import ODD
+from tests.faults.site import Site
+from tests.faults.stream import Stream, Text
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    return folder
+
+
+def batch(kind: str, times: int) -> tuple[list[Text], Text]:
+    """Return a batch with one odd text in its midst, and that one."""
+    texts = [Text(str(uuid4()), f"a fine neighbour {number}") for number in range(24)]
+    culprit = Text(str(uuid4()), f"{ODD} {kind} {times} {kind}")
+    return [*texts[:12], culprit, *texts[12:]], culprit
+
+
+def happened(site: Site, folder: Path, kind: str, times: int = 1) -> None:
+    """Wait until odd texts did what they do."""
+    file = folder / kind
+    site.wait(lambda: file.exists() and file.stat().st_size >= times, 60, f"{kind} {times} times")
+
+
+@pytest.mark.quick
+@pytest.mark.fault("a child out of memory")
+def test_a_child_runs_out_of_memory(site: Site, case: Case, odd: Path) -> None:
+    site.add_api()
+    site.add_worker("--odd", str(odd))
+
+    def exhaust(site: Site, stream: Stream) -> None:
+        texts, _ = batch("memory", times=1)
+        stream.send(texts)
+        happened(site, odd, "memory", times=2)
+
+    case.run(site, exhaust)
+
+
+@pytest.mark.fault("a message over its hard time limit")
+def test_a_message_takes_too_long(site: Site, case: Case, odd: Path) -> None:
+    site.add_api()
+    site.add_worker("--odd", str(odd), "--time-limit", "3")
+
+    def dawdle(site: Site, stream: Stream) -> None:
+        texts, _ = batch("slow", times=1)
+        stream.send(texts)
+        happened(site, odd, "slow", times=2)
+
+    case.run(site, dawdle)
+
+
+@pytest.mark.quick
+@pytest.mark.fault("a poison document in a batch")
+def test_a_document_cannot_be_classified(site: Site, case: Case, odd: Path) -> None:
+    site.add_api()
+    site.add_worker("--odd", str(odd))
+    poison: list[Text] = []
+
+    def poison_batch(site: Site, stream: Stream) -> None:
+        texts, culprit = batch("raise", times=0)
+        poison.append(culprit)
+        stream.send(texts)
+        happened(site, odd, "raise", times=2)
+
+    case.run(site, poison_batch)
+    failed = site.query("SELECT id::text FROM documents WHERE status = 'failed'")
+    assert failed == [(each.id,) for each in poison]

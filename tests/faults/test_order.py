@@ -1,0 +1,60 @@
+"""A wall clock that goes back: the last write that was accepted still wins."""
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.faults.conftest import Case
+from tests.faults.site import Site, get
+from tests.faults.stream import Stream, Text
+from tests.faults.test_processes import more
+
+pytestmark = pytest.mark.rabbitmq
+
+BACK = "-5000000"
+"""Microseconds."""
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Path:
+    file = tmp_path / "clock"
+    file.write_text("0")
+    return file
+
+
+@pytest.mark.quick
+@pytest.mark.fault("clock of the only API process stepped back 5 s")
+def test_the_clock_goes_back(site: Site, case: Case, clock: Path) -> None:
+    site.add_api("--clock", str(clock))
+    site.add_worker()
+
+    def step_back(site: Site, stream: Stream) -> None:
+        clock.write_text(BACK)
+        more(site, stream, case.documents // 4)
+
+    case.run(site, step_back)
+
+
+@pytest.mark.fault("clock of one API process in two stepped back 5 s")
+def test_one_clock_of_two_goes_back(site: Site, case: Case, clock: Path) -> None:
+    """A client that reads, then writes where it has read, wins: also where the clock is behind."""
+    right = site.add_api()
+    late = site.add_api("--clock", str(clock))
+    site.add_worker()
+
+    def step_back(site: Site, stream: Stream) -> None:
+        clock.write_text(BACK)
+        for number in range(20):
+            key = str(uuid4())
+            stream.send([Text(key, f"first version {number}")], right.url)
+            site.wait(lambda: get(late, f"/v1/documents/{key}"), 30, "stored")  # noqa: B023
+            stream.send([Text(key, f"second version {number}")], late.url)
+            written.append(key)
+
+    written: list[str] = []
+    case.run(site, step_back)
+    contents = dict(
+        site.query("SELECT id::text, content FROM documents WHERE id::text = ANY(%s)", written)
+    )
+    assert contents == {key: f"second version {number}" for number, key in enumerate(written)}
