@@ -1,4 +1,4 @@
-"""Whoever is killed while documents stream in: what was accepted is stored, and once."""
+"""Whoever is killed on the spool: what was accepted is stored, and once. RabbitMQ: tests/faults."""
 
 import threading
 from collections.abc import Iterator
@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import httpx2
+import pytest
 
 from tests.end_to_end.conftest import Pipe
 from tests.end_to_end.texts import texts
 from tests.stack import ledger, poll, revisions, settled
+
+pytestmark = pytest.mark.parametrize("pipe", ["spool"], indirect=True)
 
 DOCUMENTS = "/v1/documents"
 SENDERS = 4

@@ -165,3 +165,11 @@ def case(request: pytest.FixtureRequest) -> Case:
         name += f" ({image})"
     documents = DOCUMENTS if is_matrix(request.config) else QUICK_DOCUMENTS
     return Case(name, documents, seed=sum(map(ord, name)))
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A folder in which odd texts count what they did."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    return folder

@@ -21,6 +21,7 @@ BACKLOG = 100_000
 MEGABYTE = 1 << 20
 
 
+@pytest.mark.broker
 @pytest.mark.fault("everything killed with -9 at once and started again")
 def test_everything_is_killed(site: Site, case: Case) -> None:
     site.add_api()

@@ -10,7 +10,7 @@ from tests.faults.site import Site
 from tests.faults.stream import Stream
 from tests.stack import Flower
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.broker]
 
 REFUSED = 40
 """Requests that a fault has to refuse, so that it is known to be one."""

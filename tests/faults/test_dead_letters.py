@@ -11,10 +11,9 @@ from uuid_utils.compat import uuid7
 from shared.messages import INGEST, VERSION, Envelope
 from shared.revision import microseconds_now
 from tests.faults.conftest import Case
+from tests.faults.odd import batch, happened
 from tests.faults.site import Site
 from tests.faults.stream import Stream
-from tests.faults.test_messages import batch, happened
-from tests.faults.test_messages import odd as odd
 from tests.shared.broker import put_raw
 
 pytestmark = pytest.mark.rabbitmq
@@ -100,11 +99,13 @@ def test_messages_of_the_previous_version(site: Site, case: Case) -> None:
     assert found == [(COUNT,)]
 
 
+@pytest.mark.broker
 @pytest.mark.fault("a document that kills its child every time, in a batch")
 def test_a_document_kills_its_child(site: Site, case: Case, odd: Path) -> None:
     kills(site, case, odd, "kill", "child_killed")
 
 
+@pytest.mark.broker
 @pytest.mark.fault("a document that takes all memory every time, in a batch")
 def test_a_document_takes_all_memory(site: Site, case: Case, odd: Path) -> None:
     kills(site, case, odd, "memory", "child_killed")

@@ -23,6 +23,7 @@ def more(site: Site, stream: Stream, documents: int = 100) -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.broker
 @pytest.mark.fault("kill -9 of a prefork child, three times")
 def test_a_child_is_killed(site: Site, case: Case) -> None:
     begin(site)
@@ -37,6 +38,7 @@ def test_a_child_is_killed(site: Site, case: Case) -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.broker
 @pytest.mark.fault("kill -9 of the worker, twice")
 def test_the_worker_is_killed(site: Site, case: Case) -> None:
     begin(site)
@@ -78,6 +80,7 @@ def test_the_worker_is_told_to_stop_twice(site: Site, case: Case) -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.broker
 @pytest.mark.fault("kill -9 of the API with requests open, twice")
 def test_the_api_is_killed(site: Site, case: Case) -> None:
     begin(site)

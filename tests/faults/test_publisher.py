@@ -3,11 +3,9 @@
 import contextlib
 import os
 import signal
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -19,19 +17,19 @@ from shared.account import Account
 from shared.errors import BrokerUnavailable
 from shared.messages import INGEST
 from shared.queue import Publisher, celery_app
-from tests.conftest import _rabbitmq
+from tests.faults.broker import control
 from tests.shared.broker import task_ids
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.broker, pytest.mark.quick]
 
 THREADS = 16
 LONGEST = 2.5
 """Seconds: the promise is about two, the machine may be busy."""
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    yield from _rabbitmq(tmp_path_factory.mktemp("rabbitmq"))
+@pytest.fixture
+def broker(mortal_rabbitmq: RabbitMQ) -> RabbitMQ:
+    return mortal_rabbitmq
 
 
 class Hammer:
@@ -132,23 +130,9 @@ def freeze(broker: RabbitMQ, hammer: Hammer) -> None:
 
 def starve(broker: RabbitMQ, hammer: Hammer) -> None:
     """A memory alarm: every publishing connection is blocked."""
-    _watermark(broker, "absolute", "1")
+    control(broker, "set_vm_memory_high_watermark", "absolute", "1")
     hammer.wait_for(hammer.refused, 50)
-    _watermark(broker, "0.6")
-
-
-def _watermark(broker: RabbitMQ, *value: str) -> None:
-    control = Path(broker.program).with_name("rabbitmqctl")
-    environment = {**os.environ, **broker._environment()}
-    done = subprocess.run(
-        [str(control), "set_vm_memory_high_watermark", *value],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    control(broker, "set_vm_memory_high_watermark", "0.6")
 
 
 @pytest.mark.parametrize("fault", [stop, kill, freeze, starve])
