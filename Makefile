@@ -68,6 +68,9 @@ faults: $(VENVS)/dev/ready  ## the fault matrix into docs/reliability.md; BROKER
 	$(FAULTS) $(ARGS)
 	$(if $(BROKER),$(FAULTS) --container rabbitmq:$(BROKER) -m broker $(ARGS))
 
+guards: $(VENVS)/dev/ready  ## take each guard away once, and see its fault lose something
+	$(DEV)/python -m tests.faults.guards --table docs/reliability.md
+
 check: lint test  ## what CI runs
 
 bench: $(VENVS)/dev/ready  ## compare with one Celery task per document

@@ -139,14 +139,16 @@ class Node(RabbitMQ):
 
     def prepare(self) -> None:
         """Write the configuration, and what lets nodes and administrators in, alike on all."""
-        super().prepare()
-        first = self.folder.with_name("node-0")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in (".erlang.cookie", "password"):
-            if self.number and not (self.folder / name).exists():
-                shutil.copy(first / name, self.folder / name)
-        if not (self.folder / ".erlang.cookie").exists():
-            (self.folder / ".erlang.cookie").write_text("POSTROOMFAULTS")
-            (self.folder / ".erlang.cookie").chmod(0o400)
+            file = self.folder / name
+            if self.number and not file.exists():
+                shutil.copy(self.folder.with_name("node-0") / name, file)
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.write_text("POSTROOMFAULTS")
+            cookie.chmod(0o400)
+        super().prepare()
 
     def commands(self) -> list[Command]:
         return super().commands()[1:]
@@ -185,9 +187,9 @@ class Cluster:
 
     def start(self, stack: ExitStack) -> None:
         """Start all nodes; each waits for the others to form the cluster."""
-        first = self.nodes[0]
-        first.prepare()
-        command = first.port_mapper()
+        for node in self.nodes:
+            node.prepare()
+        command = self.nodes[0].port_mapper()
         mapper = subprocess.Popen(command.argv, env={**os.environ, **command.env})
         stack.callback(mapper.wait)
         stack.callback(mapper.send_signal, signal.SIGKILL)

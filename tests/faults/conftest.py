@@ -27,6 +27,7 @@ _rows: dict[str, Verdict] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="all faults, with streams in full size")
+    parser.addoption("--documents", type=int, help="accepted documents of a case, at least")
     parser.addoption("--table", type=Path, help="file in which to write the matrix's table")
     parser.addoption("--container", help="image of RabbitMQ to use in place of the installed one")
     parser.addoption("--without", action="append", default=[], help="a guard to take away")
@@ -163,7 +164,8 @@ def case(request: pytest.FixtureRequest) -> Case:
     name = marker.args[0] if marker else request.node.name
     if image := request.config.getoption("--container", default=None):
         name += f" ({image})"
-    documents = DOCUMENTS if is_matrix(request.config) else QUICK_DOCUMENTS
+    usual = DOCUMENTS if is_matrix(request.config) else QUICK_DOCUMENTS
+    documents = request.config.getoption("--documents", default=None) or usual
     return Case(name, documents, seed=sum(map(ord, name)))
 
 

@@ -148,6 +148,42 @@ def _without_bisecting() -> None:
     ingest.classify = classify
 
 
+def _without_stamps() -> None:
+    """The last write to arrive wins, as with a plain upsert."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from shared import decide  # noqa: PLC0415
+
+    put = decide.put
+
+    def put_always(stored: decide.Stored | None, op: decide.Put) -> decide.Decision:
+        return put(stored and replace(stored, content_revision=0), op)
+
+    decide.put = put_always
+
+
+def _without_accounting_once() -> None:
+    """A message whose entry is folded already counts again."""
+    from sqlalchemy import text  # noqa: PLC0415
+
+    from shared.store import ledger  # noqa: PLC0415
+
+    statement = ledger._RECORD.text
+    ledger._RECORD = text(statement.replace("AND done @>", "AND false AND done @>"))  # type: ignore[misc]
+
+
+def _without_reader() -> None:
+    from worker.dead_letters import ReadDeadLetters  # noqa: PLC0415
+
+    ReadDeadLetters.include_if = lambda *_: False  # type: ignore[method-assign]
+
+
+def _without_careful_mode() -> None:
+    from worker import careful  # noqa: PLC0415
+
+    careful.CAREFUL_AFTER = 1_000  # type: ignore[misc,attr-defined]
+
+
 def _transport(**values: Any) -> Callable[[], None]:
     """Change an option of the publisher's transport; `...` takes it away."""
 
@@ -187,6 +223,10 @@ GUARDS: Final[dict[str, tuple[str, Callable[[], None]]]] = {
     "revoked": ("worker", _without_revoked_guard),
     "memory_error": ("worker", _without_memory_guard),
     "patience": ("worker", _without_patience),
+    "stamps": ("worker", _without_stamps),
+    "accounting_once": ("worker", _without_accounting_once),
+    "reader": ("worker", _without_reader),
+    "careful": ("worker", _without_careful_mode),
     "bisecting": ("worker", _without_bisecting),
     "confirm_publish": ("api", _transport(confirm_publish=False)),
     "on_blocked": ("api", _transport(on_blocked=...)),

@@ -27,7 +27,7 @@ class Proxy:
         self._target = target
         self._open = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
-        background.run(self._start())
+        self._server = background.run(self._start())
 
     def silence(self) -> None:
         """Let nothing through in either direction and tell nobody, as a cable that is pulled.
@@ -45,9 +45,14 @@ class Proxy:
         """Reset every connection."""
         self._background.run(self._cut())
 
-    async def _start(self) -> None:
+    def close(self) -> None:
+        """Take no connections any more, and reset those that there are."""
+        self._background.loop.call_soon_threadsafe(self._server.close)
+        self.cut()
+
+    async def _start(self) -> asyncio.Server:
         self._open.set()
-        await asyncio.start_server(self._serve, LOOPBACK, self.port, backlog=200)
+        return await asyncio.start_server(self._serve, LOOPBACK, self.port, backlog=200)
 
     async def _cut(self) -> None:
         for writer in self._writers:

@@ -109,6 +109,8 @@ class Site:
         """Put a proxy before PostgreSQL and one before RabbitMQ, for programs added later."""
         database = Proxy(self.background, self.postgres.port)
         broker = Proxy(self.background, self.rabbitmq.ports.amqp)
+        self._stack.callback(database.close)
+        self._stack.callback(broker.close)
         self.database_url = _with_port(self.database_url, database.port)
         self.broker_url = _with_port(self.broker_url, broker.port)
         return database, broker

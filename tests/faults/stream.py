@@ -19,7 +19,10 @@ BATCH: Final = 25
 _SINGLES: Final = 15
 """Single documents between two batches."""
 
-_PAUSE_SECONDS: Final = 0.03
+PAUSE_SECONDS: Final = 0.03
+LONG_PAUSE: Final = 0.3
+"""Seconds between two requests of a client: usually, and while a long fault lasts."""
+
 _REQUEST_SECONDS: Final = 10
 _RETRY: Final = frozenset({429, 502, 503})
 
@@ -79,7 +82,8 @@ class Stream:
     every promise in the order in which they came; `uncertain` the texts whose fate at least one
     request did not tell: refused or unanswered, they may have arrived all the same. A case adds
     to `doomed` the ids that shall end as dead letters, and to `foreign` how many documents it
-    sent past the API.
+    sent past the API. It may also make the `pause` between two requests of a client longer: what
+    piles up during a long fault is worked off before what is accepted after it.
     """
 
     def __init__(self, background: Background, urls: Sequence[str], seed: int) -> None:
@@ -88,6 +92,7 @@ class Stream:
         self.unexpected: Counter[str] = Counter()
         self.doomed: set[str] = set()
         self.foreign = 0
+        self.pause = PAUSE_SECONDS
         self.refused = 0
         self.unanswered = 0
         self.slowest_refusal = 0.0
@@ -146,7 +151,7 @@ class Stream:
                 # A batch may not have an id twice.
                 texts = {each.id: each for each in (self._next(choose, mine) for _ in range(size))}
                 await self._send(session, url, list(texts.values()), choose)
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(self.pause)
 
     def _next(self, choose: random.Random, mine: deque[str]) -> Text:
         kind = choose.random()

@@ -1,7 +1,6 @@
 """The matrix's table: as text, and as it stands in the documentation between two marks."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +8,9 @@ from tests.faults.verdict import Verdict
 
 BEGIN: Final = "<!-- fault matrix: written by `make faults` -->"
 END: Final = "<!-- end of the fault matrix -->"
+
+GUARDS_BEGIN: Final = "<!-- guards: written by `make guards` -->"
+GUARDS_END: Final = "<!-- end of the guards -->"
 
 _HEAD: Final = (
     "fault", "accepted", "documents", "lost", "wrong version", "duplicated", "dead",
@@ -35,16 +37,33 @@ def _cells(name: str, row: Verdict) -> tuple[str, ...]:
 
 def write(file: Path, rows: Mapping[str, Verdict]) -> None:
     """Put rows into a file's table: those of the same name are replaced, others stay."""
-    content = file.read_text()
-    before, rest = content.split(BEGIN)
-    old, after = rest.split(END)
-    fresh = render(rows).splitlines()
+    _replace(file, BEGIN, END, render(rows).splitlines())
+
+
+def write_guards(file: Path, rows: Mapping[str, tuple[str, str]]) -> None:
+    """Likewise the table of guards: for each the fault, and what was said without it."""
+    cells = [
+        ("without", "fault", "verdict"),
+        ("---",) * 3,
+        *((name, *row) for name, row in rows.items()),
+    ]
+    _replace(file, GUARDS_BEGIN, GUARDS_END, [f"| {' | '.join(each)} |" for each in cells])
+
+
+def only_row(content: str) -> list[str]:
+    """Return the cells of the first row in a text's table; [] if there is none."""
+    lines = content.split(BEGIN)[1].split(END, maxsplit=1)[0].strip().splitlines()
+    return lines[2].strip("| ").split(" | ") if len(lines) > 2 else []
+
+
+def _replace(file: Path, begin: str, end: str, fresh: Sequence[str]) -> None:
+    before, rest = file.read_text().split(begin)
+    old, after = rest.split(end)
     names = {_name(line) for line in fresh}
     kept = [line for line in old.strip().splitlines()[2:] if _name(line) not in names]
     lines = [*fresh[:2], *sorted([*kept, *fresh[2:]])]
-    file.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
+    file.write_text("\n".join([before + begin, "", *lines, "", end + after]))
 
 
 def _name(line: str) -> str:
-    found = re.match(r"\| (.*?) \|", line)
-    return found.group(1) if found else ""
+    return line.split(" | ", maxsplit=1)[0]

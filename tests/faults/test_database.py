@@ -4,13 +4,12 @@ import pytest
 
 from tests.faults.conftest import Case
 from tests.faults.site import Site
-from tests.faults.stream import Stream
+from tests.faults.stream import LONG_PAUSE, PAUSE_SECONDS, Stream
 from tests.faults.test_processes import more
 
 pytestmark = pytest.mark.rabbitmq
 
 
-@pytest.mark.quick
 @pytest.mark.fault("PostgreSQL restarted")
 def test_the_database_is_restarted(site: Site, case: Case) -> None:
     site.add_api()
@@ -46,9 +45,11 @@ def test_the_database_is_slow(site: Site, case: Case) -> None:
     site.add_api()
     site.add_worker()
 
-    def slow_down(site: Site, _: Stream) -> None:
+    def slow_down(site: Site, stream: Stream) -> None:
         line.delay = (1.0, 1.0)
+        stream.pause = LONG_PAUSE
         site.last(30)
+        stream.pause = PAUSE_SECONDS
         line.delay = (0.0, 0.0)
 
     case.run(site, slow_down)
@@ -60,9 +61,11 @@ def test_the_line_to_the_database_goes_silent(site: Site, case: Case) -> None:
     site.add_api()
     site.add_worker()
 
-    def go_silent(site: Site, _: Stream) -> None:
+    def go_silent(site: Site, stream: Stream) -> None:
         line.silence()
+        stream.pause = LONG_PAUSE
         site.last(60)
+        stream.pause = PAUSE_SECONDS
         line.speak()
 
     case.run(site, go_silent)

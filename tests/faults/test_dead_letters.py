@@ -49,14 +49,13 @@ def reasons(site: Site) -> dict[str, int]:
     return dict(site.query("SELECT reason, count(*) FROM dead_letters GROUP BY 1"))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("reason", "changes"),
     [
         pytest.param(
             "undecodable",
             {"body": b'[[], {"documents"'},
-            marks=pytest.mark.fault("undecodable messages"),
+            marks=[pytest.mark.fault("undecodable messages"), pytest.mark.quick],
         ),
         pytest.param(
             "unknown_task",

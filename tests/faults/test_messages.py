@@ -39,7 +39,6 @@ def test_a_message_takes_too_long(site: Site, case: Case, odd: Path) -> None:
     case.run(site, dawdle)
 
 
-@pytest.mark.quick
 @pytest.mark.fault("a poison document in a batch")
 def test_a_document_cannot_be_classified(site: Site, case: Case, odd: Path) -> None:
     site.add_api()

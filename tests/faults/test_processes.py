@@ -52,7 +52,6 @@ def test_the_worker_is_killed(site: Site, case: Case) -> None:
     case.run(site, kill_worker)
 
 
-@pytest.mark.quick
 @pytest.mark.fault("SIGTERM of the worker")
 def test_the_worker_is_told_to_stop(site: Site, case: Case) -> None:
     begin(site)

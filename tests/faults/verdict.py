@@ -108,7 +108,7 @@ def _judge_account(site: Site, stream: Stream, verdict: Verdict) -> None:
     allowed = uncertain if site.api_killed else 0
     verdict.even = (
         account["accepted"] == processed + account["in_flight"]
-        and in_flight <= allowed
+        and 0 <= in_flight <= allowed
         and account.get("unaccounted", 0) == 0
         and processed >= verdict.accepted
     )
