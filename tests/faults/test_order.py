@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.conftest import Case
 from tests.faults.site import Site, get
-from tests.faults.stream import Stream, Text
+from tests.faults.stream import LONG_PAUSE, PAUSE_SECONDS, Stream, Text
 from tests.faults.test_processes import more
 
 pytestmark = pytest.mark.rabbitmq
@@ -45,12 +45,14 @@ def test_one_clock_of_two_goes_back(site: Site, case: Case, clock: Path) -> None
 
     def step_back(site: Site, stream: Stream) -> None:
         clock.write_text(BACK)
-        for number in range(20):
+        stream.pause = LONG_PAUSE
+        for number in range(10):
             key = str(uuid4())
             stream.send([Text(key, f"first version {number}")], right.url)
             site.wait(lambda: get(late, f"/v1/documents/{key}"), 30, "stored")  # noqa: B023
             stream.send([Text(key, f"second version {number}")], late.url)
             written.append(key)
+        stream.pause = PAUSE_SECONDS
 
     written: list[str] = []
     case.run(site, step_back)
