@@ -11,7 +11,7 @@ import pytest
 
 from local.rabbitmq import RabbitMQ
 from tests.api.test_outages import resume, suspend
-from tests.shared.test_queue_faults import _watermark
+from tests.faults.broker import control
 from tests.stack import Api, ledger, poll, running
 
 pytestmark = pytest.mark.rabbitmq
@@ -41,8 +41,8 @@ def half_open(broker: RabbitMQ, stack: ExitStack) -> None:
 
 
 def out_of_memory(broker: RabbitMQ, stack: ExitStack) -> None:
-    stack.callback(_watermark, broker, "0.6")
-    _watermark(broker, "absolute", "1")
+    stack.callback(control, broker, "set_vm_memory_high_watermark", "0.6")
+    control(broker, "set_vm_memory_high_watermark", "absolute", "1")
 
 
 class Crowd:

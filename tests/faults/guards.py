@@ -51,7 +51,7 @@ def main() -> None:
             rows[guard] = _run(guard, case)
             print(" | ".join((guard, *rows[guard])), flush=True)  # noqa: T201  # its output
     if arguments.table:
-        table.write_guards(arguments.table, {name: row for name, row in rows.items() if row})
+        table.write_guards(arguments.table, rows)
     held = [guard for guard, (_, said) in rows.items() if said.startswith("kept")]
     if held:
         sys.exit(f"kept without its guard: {', '.join(held)}")

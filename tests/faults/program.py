@@ -138,14 +138,15 @@ def _without_patience() -> None:
 
 def _without_bisecting() -> None:
     from shared.decide import Prediction  # noqa: PLC0415
+    from worker.classify import halving  # noqa: PLC0415
     from worker.classify.model import Model  # noqa: PLC0415
-    from worker.tasks import ingest  # noqa: PLC0415
 
     def classify(model: Model, contents: Sequence[str]) -> Any:
         predictions = model.classify(contents)
         return [Prediction(each.category, each.confidence, model.version) for each in predictions]
 
-    ingest.classify = classify
+    # Tasks are imported when the worker starts, after this.
+    halving.classify = classify
 
 
 def _without_stamps() -> None:
@@ -169,7 +170,8 @@ def _without_accounting_once() -> None:
     from shared.store import ledger  # noqa: PLC0415
 
     statement = ledger._RECORD.text
-    ledger._RECORD = text(statement.replace("AND done @>", "AND false AND done @>"))  # type: ignore[misc]
+    without = text(statement.replace("AND done @>", "AND false AND done @>"))
+    ledger._RECORD = without  # type: ignore[misc]  # final, but for us
 
 
 def _without_reader() -> None:
@@ -181,7 +183,7 @@ def _without_reader() -> None:
 def _without_careful_mode() -> None:
     from worker import careful  # noqa: PLC0415
 
-    careful.CAREFUL_AFTER = 1_000  # type: ignore[misc,attr-defined]
+    careful.CAREFUL_AFTER = 1_000  # type: ignore[attr-defined]  # which it imports
 
 
 def _transport(**values: Any) -> Callable[[], None]:

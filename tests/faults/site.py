@@ -225,7 +225,7 @@ class Site:
             return False
         return bool(rows) and int(rows[0][0]) >= promise.revision
 
-    def ledger(self) -> dict[str, int] | None:
+    def ledger(self) -> dict[str, Any] | None:
         """Return the account as the API tells it; None if it does not."""
         return get(self.apis[0], "/v1/ledger")
 

@@ -90,3 +90,20 @@ def test_the_api_is_killed(site: Site, case: Case) -> None:
             more(site, stream)
 
     case.run(site, kill_api)
+
+
+@pytest.mark.fault("kill -9 of the API: a minute later nothing is called lost")
+def test_what_a_dead_api_had_promised(site: Site, case: Case) -> None:
+    """With its last mark a minute old: what is missing it may have promised, or not."""
+    begin(site)
+    case.run(site, lambda site, _: site.kill(site.apis[0]))
+
+    def told_apart() -> bool:
+        account = site.ledger()
+        if account is None or account["obstacle"]:
+            return False
+        assert account["unaccounted"]["documents"] == 0, account
+        return bool(account["in_flight"] == account["may_have_promised"]["documents"])
+
+    site.last(65)
+    site.wait(told_apart, 30, "the account of a dead producer")

@@ -104,12 +104,12 @@ def _judge_account(site: Site, stream: Stream, verdict: Verdict) -> None:
     )
     verdict.duplicated += max(0, processed - verdict.accepted - stream.foreign - uncertain)
     verdict.duplicated += abs(categories - verdict.stored)
-    in_flight = account["in_flight"] - account.get("may_have_promised", 0)
+    in_flight = account["in_flight"] - account["may_have_promised"]["documents"]
     allowed = uncertain if site.api_killed else 0
     verdict.even = (
         account["accepted"] == processed + account["in_flight"]
         and 0 <= in_flight <= allowed
-        and account.get("unaccounted", 0) == 0
+        and account["unaccounted"]["documents"] == 0
         and processed >= verdict.accepted
     )
     if account["dead"] != len(stream.doomed):
