@@ -48,7 +48,9 @@ _DOCUMENTS: Final = _QUORUM | {
     "x-overflow": "reject-publish",
     "x-max-length-bytes": 8 << 30,
 }
-_TICKS: Final = {"x-message-ttl": 60_000}
+# A quorum queue, too: in a cluster a classic one is gone with its node, and the declaration of a
+# queue that is gone ends every worker that connects.
+_TICKS: Final = _QUORUM | {"x-message-ttl": 60_000}
 
 
 def _queue(name: str, arguments: dict[str, Any]) -> Queue:

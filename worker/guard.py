@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from celery import bootsteps
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.control import Control
 from celery.worker.request import Request
 
 from shared.dead import FaultKind, check_headers
@@ -19,6 +20,7 @@ from shared.queue import declare
 from worker.deaths import Death, Deaths, death_of
 
 _EVENTS_SECONDS: Final = 0.1
+_CONTROL_SECONDS: Final = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ class SafeConsumer(Consumer):
         """Celery's steps, without the one that declares 28 queues for delays nobody asks for."""
 
         default_steps: ClassVar[list[str]] = [
-            step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
+            "worker.guard:OptionalControl" if step.endswith(":Control") else step
+            for step in Consumer.Blueprint.default_steps
+            if "delayed_delivery" not in step
         ]
 
     connection_errors: tuple[type[Exception], ...]
@@ -116,6 +120,30 @@ class SafeRequest(Request):
 
     def _return(self) -> None:
         super().reject(True)
+
+
+class OptionalControl(Control):
+    """Remote control, which a worker does without while its queue cannot be had.
+
+    In a cluster that queue goes with its node. Celery would end the worker, again at each start,
+    until the node is back.
+    """
+
+    box: Any
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        del self.__dict__["start"]  # Celery's, in front of ours
+
+    def start(self, consumer: Any) -> None:
+        """Listen, or try again later."""
+        if self.box.consumer is not None:
+            return
+        try:
+            self.box.start(consumer)
+        except consumer.connection.channel_errors as error:
+            logger.warning("no remote control", extra={"reason": str(error)})
+            consumer.timer.call_after(_CONTROL_SECONDS, self.start, (consumer,))
 
 
 class DeclareQueues(bootsteps.StartStopStep):
