@@ -101,7 +101,8 @@ def configure_logs(level: str, program: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED,
+            # What others say beside the event may hold a document's text; reasons are ours.
+            foreign_pre_chain=(*_SHARED, structlog.stdlib.ExtraAdder(allow=("reason",))),
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 add_program,

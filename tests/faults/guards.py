@@ -50,8 +50,8 @@ def main() -> None:
         if not arguments.guards or guard in arguments.guards:
             rows[guard] = _run(guard, case)
             print(" | ".join((guard, *rows[guard])), flush=True)  # noqa: T201  # its output
-    if arguments.table:
-        table.write_guards(arguments.table, rows)
+            if arguments.table:
+                table.write_guards(arguments.table, rows)
     held = [guard for guard, (_, said) in rows.items() if said.startswith("kept")]
     if held:
         sys.exit(f"kept without its guard: {', '.join(held)}")

@@ -40,6 +40,15 @@ def test_every_library_writes_the_same_json(capsys: pytest.CaptureFixture[str]) 
     assert theirs == common | {"event": "broker is away", "level": "warning", "logger": "theirs"}
 
 
+def test_others_may_add_a_reason_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("INFO", "worker")
+    extra = {"reason": "NotFound", "data": "what a document says"}
+    logging.getLogger("theirs").warning("no remote control", extra=extra)
+    (line,) = lines(capsys)
+    assert line["reason"] == "NotFound"
+    assert "document" not in str(line)
+
+
 def test_less_severe_lines_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("WARNING", "api")
     structlog.get_logger("ours").info("no")
