@@ -28,6 +28,7 @@ _rows: dict[str, Verdict] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", action="store_true", help="all faults, with streams in full size")
     parser.addoption("--documents", type=int, help="accepted documents of a case, at least")
+    parser.addoption("--patience", type=float, default=120, help="seconds to drain, at most")
     parser.addoption("--table", type=Path, help="file in which to write the matrix's table")
     parser.addoption("--container", help="image of RabbitMQ to use in place of the installed one")
     parser.addoption("--without", action="append", default=[], help="a guard to take away")
@@ -112,6 +113,7 @@ class Case:
     name: str
     documents: int
     seed: int
+    patience: float
 
     def run(
         self, site: Site, fault: Fault, remarks: Sequence[str] = (), seconds: float = 120
@@ -122,7 +124,7 @@ class Case:
             site: with its programs started.
             fault: makes the fault and ends it.
             remarks: stand in the table's last column; the fault may add some while it is made.
-            seconds: how long the backlog may take to drain, so that it is not waited for in vain.
+            seconds: how long the backlog may take to drain, if that is longer than usual.
 
         Raises:
             AssertionError: the promise was not kept.
@@ -135,7 +137,7 @@ class Case:
         ended = monotonic()
         stream.until(max(self.documents, len(stream.accepted) + self.documents // 4))
         verdict.notes.clear()
-        self._time(site, stream, verdict, ended, seconds)
+        self._time(site, stream, verdict, ended, max(seconds, self.patience))
         verdict.restarts = site.restarts
         judge(site, stream, verdict)
         assert not verdict.faults(), "; ".join(verdict.faults())
@@ -166,7 +168,8 @@ def case(request: pytest.FixtureRequest) -> Case:
         name += f" ({image})"
     usual = DOCUMENTS if is_matrix(request.config) else QUICK_DOCUMENTS
     documents = request.config.getoption("--documents", default=None) or usual
-    return Case(name, documents, seed=sum(map(ord, name)))
+    patience = request.config.getoption("--patience", default=120)
+    return Case(name, documents, sum(map(ord, name)), patience)
 
 
 @pytest.fixture

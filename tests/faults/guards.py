@@ -14,7 +14,9 @@ from typing import Final
 from tests.faults import table
 from tests.faults.program import GUARDS
 
-DOCUMENTS: Final = 1_500
+DOCUMENTS: Final = 1_000
+PATIENCE: Final = 40
+"""Seconds: what is lost is waited for in vain."""
 
 PAIRS: Final = (
     ("acks_late", "test_the_worker_is_killed"),
@@ -66,6 +68,7 @@ def _run(guard: str, case: str) -> tuple[str, str]:
             [
                 *(sys.executable, "-m", "pytest", "tests/faults", "--matrix", "-q", "-k", case),
                 *(f"--documents={DOCUMENTS}", f"--without={guard}", f"--table={file.name}"),
+                f"--patience={PATIENCE}",
             ],
             capture_output=True,
             text=True,
