@@ -116,7 +116,7 @@ class Case:
     patience: float
 
     def run(
-        self, site: Site, fault: Fault, remarks: Sequence[str] = (), seconds: float = 120
+        self, site: Site, fault: Fault, remarks: Sequence[str] = (), seconds: float = 0
     ) -> Verdict:
         """Stream, make the fault when a quarter is accepted, wait for the end, judge.
 
@@ -133,7 +133,11 @@ class Case:
         site.wait_ready()
         stream = Stream(site.background, [api.url for api in site.apis], self.seed)
         site.wait(lambda: len(stream.accepted) >= self.documents / 4, 120, "documents accepted")
-        fault(site, stream)
+        try:
+            fault(site, stream)
+        except AssertionError as error:
+            verdict.notes = [f"the fault does not end: {error}"]
+            raise
         ended = monotonic()
         stream.until(max(self.documents, len(stream.accepted) + self.documents // 4))
         verdict.notes.clear()
