@@ -30,8 +30,7 @@ def test_a_child_is_killed(site: Site, case: Case) -> None:
 
     def kill_child(site: Site, stream: Stream) -> None:
         for _ in range(3):
-            (child, *_others) = site.children(site.workers[0])
-            child.kill()
+            site.wait(lambda: site.children(site.workers[0]), 30, "a child")[0].kill()
             more(site, stream, case.documents // 20)
 
     case.run(site, kill_child)
