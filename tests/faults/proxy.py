@@ -37,8 +37,10 @@ class Proxy:
         """
         self._background.loop.call_soon_threadsafe(self._open.clear)
 
-    def speak(self) -> None:
-        """End the silence."""
+    def speak(self, *, forget: bool = False) -> None:
+        """End the silence, for new connections only if those that there are shall be forgotten."""
+        if forget:
+            self._open = asyncio.Event()
         self._background.loop.call_soon_threadsafe(self._open.set)
 
     def cut(self) -> None:
@@ -59,7 +61,8 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._open.wait()
+        line = self._open
+        await line.wait()
         try:
             there, back = await asyncio.open_connection(LOOPBACK, self._target)
         except OSError:
@@ -67,35 +70,44 @@ class Proxy:
             return
         self._writers |= {writer, back}
         try:
-            await asyncio.gather(self._carry(reader, back, 0), self._carry(there, writer, 1))
+            await asyncio.gather(
+                self._carry(reader, back, 0, line), self._carry(there, writer, 1, line)
+            )
         finally:
             self._writers -= {writer, back}
             for each in (writer, back):
                 each.transport.abort()
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: int
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        direction: int,
+        line: asyncio.Event,
     ) -> None:
         """Carry one direction; an end of file on either side ends both."""
-        line: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_AHEAD)
-        delivering = asyncio.create_task(self._deliver(line, writer))
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_AHEAD)
+        delivering = asyncio.create_task(self._deliver(pieces, writer, line))
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
                 due = asyncio.get_running_loop().time() + self.delay[direction]
-                await line.put((due, data))
-        await line.put((0, b""))
+                await pieces.put((due, data))
+        await pieces.put((0, b""))
         await delivering
 
     async def _deliver(
-        self, line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+        self,
+        pieces: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
+        line: asyncio.Event,
     ) -> None:
-        while (piece := await line.get())[1]:
+        while (piece := await pieces.get())[1]:
             due, data = piece
             await asyncio.sleep(max(0, due - asyncio.get_running_loop().time()))
-            await self._open.wait()
+            await line.wait()
             with contextlib.suppress(OSError):
                 writer.write(data)
                 await writer.drain()
-        await self._open.wait()
+        await line.wait()
         with contextlib.suppress(OSError):
             writer.close()

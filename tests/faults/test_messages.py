@@ -23,7 +23,8 @@ def test_a_child_runs_out_of_memory(site: Site, case: Case, odd: Path) -> None:
         stream.send(texts)
         happened(site, odd, "memory", times=2)
 
-    case.run(site, exhaust)
+    verdict = case.run(site, exhaust)
+    assert verdict.restarts == 0, "the worker has ended"
 
 
 @pytest.mark.fault("a message over its hard time limit")
