@@ -123,11 +123,16 @@ class Stream:
         return next((each for each in list(self.accepted) if each.at > at), None)
 
     def latest(self) -> dict[str, Promise]:
-        """Return the promise with the highest revision of each document."""
+        """Return the promise that has to hold in the end, for each document.
+
+        One client has written it: the last one that it was given. All clients have: that with the
+        highest revision, since nobody knows in which order they were made.
+        """
         found: dict[str, Promise] = {}
         for each in list(self.accepted):
             known = found.get(each.text.id)
-            if known is None or each.revision > known.revision:
+            shared = each.text.id in self._shared
+            if known is None or not shared or each.revision > known.revision:
                 found[each.text.id] = each
         return found
 
