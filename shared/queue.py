@@ -14,7 +14,7 @@ from uuid import UUID
 
 import orjson
 import structlog
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, PreconditionFailed
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Exchange, Queue
@@ -146,9 +146,21 @@ def declare(connection: Connection) -> None:
         kombu.exceptions.OperationalError, ChannelError, OSError: the broker cannot be reached,
             or has a queue of that name with other arguments.
     """
+    for queue in QUEUES.values():
+        try:
+            _declare(connection, queue)
+        except PreconditionFailed:
+            if queue.name != MAINTAIN_QUEUE:
+                raise
+            # From a version that had it as a classic queue. Ticks are worth nothing a minute later.
+            with connection.channel() as channel:
+                queue(channel).delete()
+            _declare(connection, queue)
+
+
+def _declare(connection: Connection, queue: Queue) -> None:
     with connection.channel() as channel:
-        for queue in QUEUES.values():
-            queue(channel).declare()
+        queue(channel).declare()
 
 
 class Publisher:

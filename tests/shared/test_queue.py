@@ -96,6 +96,16 @@ def test_a_queue_with_other_arguments_is_said_and_not_worked_around(
     assert not publisher.declared
 
 
+def test_the_queue_for_ticks_of_an_earlier_version_is_made_anew(broker_url: str) -> None:
+    with Connection(broker_url) as connection:
+        with connection.channel() as channel:
+            classic = {"x-message-ttl": 60_000}
+            Queue("maintain", durable=True, queue_arguments=classic)(channel).queue_declare()
+        declare(connection)
+        declare(connection)
+    assert depth(broker_url, "maintain") == 0
+
+
 def test_the_documents_queue_keeps_what_it_promises(
     rabbitmq: RabbitMQ, broker_url: str, publisher: Publisher
 ) -> None:
