@@ -33,7 +33,7 @@ PAIRS: Final = (
     ("confirm_publish", "test_the_queue_is_full"),
     ("socket_timeouts", "test_the_line_to_the_broker_goes_silent"),
     ("accounting_once", "test_two_beats"),
-    ("stamps", "test_the_broker_is_killed"),
+    ("stamps", "test_a_child_is_killed"),
     ("clock", "test_the_clock_goes_back"),
     ("observing", "test_one_clock_of_two_goes_back"),
 )
