@@ -58,8 +58,9 @@ lint: $(VENVS)/dev/ready  ## style, types and import contracts
 servers: $(VENVS)/dev/ready
 	$(DEV)/python -m local.install rabbitmq chromium
 
+# Two at a time, as they wait for servers most of the time; a file's tests share theirs.
 test: servers  ## tests, on a real PostgreSQL and a real RabbitMQ
-	$(DEV)/pytest
+	$(DEV)/pytest --numprocesses 2 --dist loadfile
 
 # The container's run is one of its own: it has the broker's cases only, and other names in the table.
 FAULTS := $(DEV)/pytest tests/faults --matrix --table docs/reliability.md
