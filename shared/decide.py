@@ -374,12 +374,16 @@ def _change(stored: Stored | None, row: Stored, same: bool, classified: bool) ->
 
 
 def _looks_same(old: Stored, row: Stored) -> bool:
-    return _facts(old) == _facts(row) and same_json(old.metadata, row.metadata)
+    # Digests first: where they differ, as nearly always, there is nothing else to compare.
+    return (
+        old.content_hash == row.content_hash
+        and _facts(old) == _facts(row)
+        and same_json(old.metadata, row.metadata)
+    )
 
 
 def _facts(row: Stored) -> tuple[object, ...]:
     return (
-        row.content_hash,
         row.source,
         row.external_id,
         row.status,

@@ -12,7 +12,7 @@ from shared.models.ledger import (
     VoidMessage,
 )
 
-MIGRATION = "20261121_dead_letters"
+MIGRATION = "20261121_content_storage"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [

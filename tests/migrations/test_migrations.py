@@ -69,6 +69,17 @@ def test_from_nothing_to_the_head_and_back_and_forth(
     assert tables(postgres, empty_database_url) == made
 
 
+def test_long_texts_are_packed_with_lz4_or_not_at_all(
+    postgres: Postgres, database_url: str
+) -> None:
+    name = database_url.rpartition("/")[2]
+    setting = "FROM pg_settings WHERE name = 'default_toast_compression'"
+    has_lz4 = postgres.sql(f"SELECT 'lz4' = ANY(enumvals) {setting}", name).strip()
+    column = "FROM pg_attribute WHERE attrelid = 'documents'::regclass AND attname = 'content'"
+    found = postgres.sql(f"SELECT concat(attcompression, attstorage) {column}", name).strip()
+    assert found == {"t": "lx", "f": "e"}[has_lz4]
+
+
 def test_the_models_describe_what_the_migrations_make(database_url: str) -> None:
     assert "No new upgrade operations detected" in alembic(database_url, "check")
 
