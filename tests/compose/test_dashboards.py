@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, HttpCredentials, Page, expect
 
+from shared.queue import QUEUES
 from tests.browser import Seen, browser
 from tests.compose.conftest import Sent
 from tests.compose.project import ROOT, Project
@@ -75,11 +76,11 @@ def test_rabbitmq_shows_the_queues(
     log_in(page, stack.values["RABBITMQ_PASSWORD"])
     expect(page.locator("#logout")).to_be_visible()
     page.goto(f"{stack.url}/rabbitmq/#/queues")
-    for name, kind in {"ingest": "quorum", "dead": "quorum", "maintain": "classic"}.items():
+    for name in QUEUES:
         row = page.locator(
             "table.list tbody tr", has=page.get_by_role("link", name=name, exact=True)
         )
-        expect(row).to_contain_text(kind)
+        expect(row).to_contain_text("quorum")
         expect(row).to_contain_text("running")
     photograph(page, "rabbitmq", request)
     page.goto(f"{stack.url}/rabbitmq/#/queues/%2F/ingest")
