@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from threading import BoundedSemaphore, Lock
 from time import monotonic
+from types import FunctionType
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -99,10 +100,9 @@ def celery_app(broker_url: str) -> Celery:
 
     Nothing is opened yet. Messages are JSON both ways, written and read by orjson.
     """
-    # A name of its own for the writer: events and control replies keep kombu's, which knows
-    # more types. Both write application/json, which orjson reads.
-    # The stubs know text only; kombu takes bytes as they are.
-    encode = cast("Callable[[Any], str]", orjson.dumps)
+    # A name of its own for the writer: events keep kombu's, which knows more types. Both write
+    # application/json, which orjson reads. The stubs know text only; kombu takes bytes as they are.
+    encode = cast("Callable[[Any], str]", _encode)
     register("orjson", encode, orjson.loads, "application/json", "utf-8")
     spool = broker_url.startswith("spool://")
     if spool:
@@ -121,6 +121,17 @@ def celery_app(broker_url: str) -> Celery:
         broker_transport_options={} if spool else _confirmed(broker_url),
     )
     return app
+
+
+def _encode(payload: Any) -> bytes:
+    return orjson.dumps(payload, default=_name)
+
+
+def _name(value: object) -> str:
+    """Name a function: a worker that is asked for its state tells its connection's options."""
+    if isinstance(value, FunctionType):
+        return value.__qualname__
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _confirmed(broker_url: str) -> dict[str, Any]:

@@ -187,3 +187,11 @@ def test_a_worker_consumes_the_queues_that_it_is_told(
     running(processes, worker)
     found = {queue: consumers(broker_url, queue) for queue in ("ingest", "maintain", "dead")}
     assert found == {queue: int(queue in consumed) for queue in found}
+
+
+def test_a_worker_tells_its_state_when_flower_asks(bench: Bench) -> None:
+    """Its connection's options hold a function, which is no JSON."""
+    stats = bench.app.control.inspect(timeout=5).stats()
+    assert stats
+    (found,) = stats.values()
+    assert found["pool"]["max-concurrency"] == 2
