@@ -21,6 +21,7 @@ from api.routes import (
     documents,
     health,
     ledger,
+    listings,
     metrics,
     reclassifications,
 )
@@ -76,7 +77,16 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(RequestId)
     errors.install(app)
     openapi.install(app)
-    for route in (documents, categories, dead_letters, ledger, health, metrics, reclassifications):
+    for route in (
+        listings,  # before `documents`, one of whose paths is any id
+        documents,
+        categories,
+        dead_letters,
+        ledger,
+        health,
+        metrics,
+        reclassifications,
+    ):
         app.include_router(route.router)
     return app
 
