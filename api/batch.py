@@ -1,7 +1,7 @@
 """A batch of documents: read from a request's body, checked item by item, and said what became."""
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from fastapi import Request
@@ -9,11 +9,12 @@ from fastapi import Request
 from api import body
 from api.deps import Services
 from api.errors import Invalid
-from api.intake import stamped
-from api.schemas.document import DocumentIn
+from api.intake import keyed_id, stamped
+from api.schemas.document import OUTCOMES, DocumentIn
 from api.schemas.problem import FieldError
 from api.settings import MAX_BATCH
 from api.validation import validated
+from shared.decide import Outcome
 from shared.messages import Document
 
 Item = tuple[Any, list[FieldError], str]
@@ -52,7 +53,9 @@ def _check_count(items: Sequence[object]) -> None:
 class Batch:
     """The documents of a batch: those that are fine, stamped, and what is wrong with the others."""
 
-    def __init__(self, items: Sequence[Item], services: Services, request_id: str) -> None:
+    def __init__(
+        self, items: Sequence[Item], services: Services, request_id: str, key: str | None = None
+    ) -> None:
         self._entries: list[Document | list[FieldError]] = []
         first: dict[str, int] = {}
         limit = services.settings.max_content_bytes
@@ -60,11 +63,12 @@ class Batch:
             entry: Document | list[FieldError]
             document = _at(wrong, index, line) or validated(value, limit, [index], line)
             if isinstance(document, DocumentIn):
-                entry = stamped(document, services.clock, request_id)
+                keyed = None if key is None else keyed_id("", key, index)
+                entry = stamped(document, services.clock, request_id, keyed)
                 if (other := first.setdefault(entry["id"], index)) != index:
-                    key = "id" if document.id else "external_id"
+                    field = "id" if document.id else "external_id"
                     detail = f"{line}must not be the same document as item {other}"
-                    entry = [FieldError.of([index, key], detail)]
+                    entry = [FieldError.of([index, field], detail)]
             else:
                 entry = document
             self._entries.append(entry)
@@ -79,19 +83,30 @@ class Batch:
         """What is wrong, item by item."""
         return [error for entry in self._entries if isinstance(entry, list) for error in entry]
 
-    def accepted_out(self, task_id: str | None) -> dict[str, Any]:
-        """Return the body of the 202."""
-        documents = [{"id": each["id"], "revision": each["stamp"]} for each in self.accepted]
+    def accepted_out(self, task_id: str | None, letters: str | None = None) -> dict[str, Any]:
+        """Return the body of the 202 or, with a letter a document, of the 200."""
+        documents = [
+            {"id": each["id"], "revision": each["stamp"]} | _outcome(letters, place)
+            for place, each in enumerate(self.accepted)
+        ]
         return {"accepted": len(documents), "task_id": task_id, "documents": documents}
 
-    def partial_out(self, task_id: str | None) -> dict[str, Any]:
+    def partial_out(self, task_id: str | None, letters: str | None = None) -> dict[str, Any]:
         """Return the body of the 207."""
+        places = count()
+        entries = [
+            {"status": "accepted", "id": each["id"], "revision": each["stamp"]}
+            | _outcome(letters, next(places))
+            if isinstance(each, dict)
+            else {"status": "refused", "errors": [error.model_dump() for error in each]}
+            for each in self._entries
+        ]
         accepted = len(self.accepted)
         return {
             "accepted": accepted,
             "refused": len(self._entries) - accepted,
             "task_id": task_id,
-            "documents": [_entry_out(entry) for entry in self._entries],
+            "documents": entries,
         }
 
 
@@ -101,7 +116,5 @@ def _at(errors: list[FieldError], index: int, line: str) -> list[FieldError]:
     ]
 
 
-def _entry_out(entry: Document | list[FieldError]) -> dict[str, Any]:
-    if isinstance(entry, dict):
-        return {"status": "accepted", "id": entry["id"], "revision": entry["stamp"]}
-    return {"status": "refused", "errors": [error.model_dump() for error in entry]}
+def _outcome(letters: str | None, place: int) -> dict[str, str]:
+    return {} if letters is None else {"outcome": OUTCOMES[Outcome(letters[place])]}

@@ -14,6 +14,7 @@ from api.backlog import Backlog
 from api.evidence import Evidence
 from api.intake import Intake
 from api.metrics import State
+from api.outcomes import Outcomes
 from api.schemas.account import LedgerOut
 from api.settings import ApiSettings
 from shared.account import Account
@@ -92,6 +93,7 @@ class Services:
             application="postroom-api",
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
+        self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self._inventory = inventory(
             settings.broker_url.get_secret_value(), settings.broker_api_url.get_secret_value()
         )
@@ -158,6 +160,7 @@ class Services:
 
     async def close(self) -> None:
         """Publish what is accepted, write the last mark, close all connections."""
+        self.outcomes.close()
         await asyncio.to_thread(self.intake.close)
         try:
             await self._mark(closed=True)

@@ -30,6 +30,7 @@ from shared.errors import (
     DatabaseUnavailable,
     DocumentNotFound,
     PostroomError,
+    PreconditionFailed,
 )
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -91,7 +92,7 @@ class Invalid(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
-_DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int]]] = {
+_DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int | None]]] = {
     BrokerUnavailable: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The broker did not confirm the message, so nothing was accepted. Send it again.",
@@ -112,8 +113,13 @@ _DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int]]] = {
         "No document of this id is stored. It may be on its way, deleted, or unknown.",
         1,
     ),
+    PreconditionFailed: (
+        HTTPStatus.PRECONDITION_FAILED,
+        "The document is not as the request's precondition asks for; nothing was changed.",
+        None,
+    ),
 }
-"""Status, detail and seconds of `Retry-After` for each error of the domain."""
+"""Status, detail and seconds of `Retry-After`, if any, for each error of the domain."""
 
 
 def install(app: FastAPI) -> None:
@@ -129,7 +135,8 @@ def install(app: FastAPI) -> None:
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             # Thousands a second in an outage; that there is one is said once, where it is noticed.
             logger.debug("request refused", error=type(error).__name__, reason=str(error))
-        return render(request, status, detail, headers={"Retry-After": str(seconds)})
+        headers = {"Retry-After": str(seconds)} if seconds else None
+        return render(request, status, detail, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:

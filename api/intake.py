@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
 import orjson
@@ -29,23 +29,49 @@ from shared.revision import Clock
 NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a11")
 """Namespace of the ids made from `external_id`. Never to change: the same key, the same id."""
 
+KEY_NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a12")
+"""Namespace of the ids made from an `Idempotency-Key`. Never to change, either."""
+
 _MESSAGE_DOCUMENTS: Final = 100
 _MESSAGE_BYTES: Final = 200_000
 _WAITING_BYTES: Final = 64 << 20
 _CONFIRM_SECONDS: Final = 1.8
 
 
-def stamped(document: DocumentIn, clock: Clock, request_id: str) -> Document:
-    """Return an accepted document as it travels: with its id and its stamp."""
+def keyed_id(caller: str, key: str, index: int) -> UUID:
+    """Return the id of a document that has none but came with an `Idempotency-Key`.
+
+    Args:
+        caller: whose key it is, "" while nobody is authenticated.
+        key: the key.
+        index: the document's place in the request.
+    """
+    return uuid5(KEY_NAMESPACE, orjson.dumps([caller, key, index]).decode())
+
+
+def stamped(
+    document: DocumentIn, clock: Clock, request_id: str, keyed: UUID | None = None
+) -> Document:
+    """Return an accepted document as it travels: with its id and its stamp.
+
+    Args:
+        document: as it was sent.
+        clock: stamps it.
+        request_id: of the request that brought it.
+        keyed: its id if it has none of its own; it is then written only where there is no row.
+    """
+    own = document.id is not None or document.external_id is not None
     message: Document = {
-        "id": str(document.id or _made_id(document)),
+        "id": str(document.id or (keyed if keyed and not own else _made_id(document))),
         "stamp": clock.stamp(),
         "accepted_at": datetime.now(UTC).isoformat(),
         "content": document.content,
         "request_id": request_id,
     }
-    if document.id is not None or document.external_id is not None:
+    if own:
         message["may_exist"] = True
+    elif keyed:
+        message["create_only"] = True
     if document.metadata:
         message["metadata"] = document.metadata
     if document.source is not None:
@@ -63,6 +89,13 @@ def _made_id(document: DocumentIn) -> UUID:
     return uuid5(NAMESPACE, orjson.dumps([document.source, document.external_id]).decode())
 
 
+class Receipt(NamedTuple):
+    """What was confirmed: the message, and the place in it of the first of one's documents."""
+
+    envelope: Envelope
+    place: int
+
+
 @dataclass(slots=True)
 class _Waiting:
     """Documents that one caller waits for. A batch is a message of its own."""
@@ -70,7 +103,7 @@ class _Waiting:
     documents: Sequence[Document]
     size: int
     batch: bool
-    confirmed: asyncio.Future[Envelope]
+    confirmed: asyncio.Future[Receipt]
 
 
 class Intake:
@@ -84,7 +117,7 @@ class Intake:
         self._waiting_bytes = 0
         self._busy = 0
 
-    async def accept(self, document: Document, size: int) -> Envelope:
+    async def accept(self, document: Document, size: int) -> Receipt:
         """Publish one document, together with others that wait; return once it is confirmed.
 
         Args:
@@ -97,7 +130,7 @@ class Intake:
         """
         return await self._confirmed([document], size, batch=False)
 
-    async def accept_batch(self, documents: Sequence[Document], size: int) -> Envelope:
+    async def accept_batch(self, documents: Sequence[Document], size: int) -> Receipt:
         """Publish documents as one message of their own; see `accept`."""
         return await self._confirmed(documents, size, batch=True)
 
@@ -152,13 +185,11 @@ class Intake:
         """Let the threads end, once they have published what they hold."""
         self._threads.shutdown()
 
-    async def _confirmed(
-        self, documents: Sequence[Document], size: int, *, batch: bool
-    ) -> Envelope:
+    async def _confirmed(self, documents: Sequence[Document], size: int, *, batch: bool) -> Receipt:
         self._backlog.check()
         if self._waiting_bytes + size > _WAITING_BYTES:
             raise BrokerUnavailable("too much waits to be published")
-        confirmed: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        confirmed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(documents, size, batch, confirmed))
         self._waiting_bytes += size
         self._publish_waiting()
@@ -217,12 +248,13 @@ class Intake:
         """Tell the callers, and publish what has collected meanwhile."""
         self._busy -= 1
         error = done.exception()
+        place = 0
         for each in group:
-            if each.confirmed.done():
-                continue
-            if error is None:
-                each.confirmed.set_result(done.result())
-            else:
-                # One error, raised by many callers, would collect all their tracebacks.
-                each.confirmed.set_exception(copy(error))
+            if not each.confirmed.done():
+                if error is None:
+                    each.confirmed.set_result(Receipt(done.result(), place))
+                else:
+                    # One error, raised by many callers, would collect all their tracebacks.
+                    each.confirmed.set_exception(copy(error))
+            place += len(each.documents)
         self._publish_waiting()

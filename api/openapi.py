@@ -8,17 +8,49 @@ from pydantic.json_schema import models_json_schema
 
 from api.errors import MEDIA_TYPE
 from api.schemas.dead_letter import ReplayIn
-from api.schemas.document import DocumentIn
+from api.schemas.document import DocumentIn, DocumentPatchIn
 from api.schemas.problem import ProblemOut
 from api.schemas.reclassification import ReclassifyIn
 
-_BODIES: Final[tuple[type[BaseModel], ...]] = (DocumentIn, ReclassifyIn, ProblemOut, ReplayIn)
+_BODIES: Final[tuple[type[BaseModel], ...]] = (
+    DocumentIn,
+    DocumentPatchIn,
+    ReclassifyIn,
+    ProblemOut,
+    ReplayIn,
+)
 _REF: Final = "#/components/schemas/{model}"
+
+_HEADERS: Final = {
+    "Prefer": {
+        "description": "`wait=5`: wait up to so many seconds, 30 at most, until it is stored; "
+        "`respond-async`: do not wait",
+        "schema": {"type": "string"},
+        "example": "wait=5",
+    },
+    "Idempotency-Key": {
+        "description": "the same request sent again with the same key is done once",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "example": "order-4711",
+    },
+    "If-Match": {
+        "description": "do it only if the document has this `ETag`, or with `*` any",
+        "schema": {"type": "string"},
+        "example": '"1790000000000000"',
+    },
+    "If-None-Match": {
+        "description": "of a write `*`: do it only if there is no document yet; of a read: answer "
+        "304 if the document has this `ETag`",
+        "schema": {"type": "string"},
+        "example": "*",
+    },
+}
 
 _REASONS: Final = {
     400: "The body is not JSON.",
     404: "No document of this id is stored: it is on its way, was deleted, or is unknown.",
     409: "That cannot be done with it; the detail says why.",
+    412: "The document is not as If-Match or If-None-Match asks for. Nothing was changed.",
     413: "The body is too large.",
     415: "The body's type or encoding is not supported.",
     422: "A field or parameter is wrong; `errors` names it.",
@@ -39,6 +71,11 @@ def request_body(contents: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """
     content = {media_type: {"schema": schema} for media_type, schema in contents.items()}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def request_headers(*names: str) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads these headers itself."""
+    return {"parameters": [{"name": each, "in": "header"} | _HEADERS[each] for each in names]}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 JsonObject: TypeAlias = dict[str, Any]
 Status: TypeAlias = Literal["stored", "failed"]
 
+MAX_METADATA_BYTES: Final = 16 << 10
+"""Bytes of JSON that a document's metadata may have."""
+
 MAX_PATCHES = 100
 """Metadata patches that a row keeps at most; one more folds them into what they have led to."""
 
@@ -121,9 +124,20 @@ class Stored:
 NO_ROW: Final = Stored(revision=0, content_revision=0, label_revision=0, content_hash=None)
 
 
+Revision: TypeAlias = int | Literal["*"]
+"""What If-Match may ask for: a revision, or any."""
+
+
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A full write. `prediction` is None where a hint said that the content is unchanged."""
+    """A full write. `prediction` is None where a hint said that the content is unchanged.
+
+    Attributes:
+        if_match: the revision that a document must have for the write to be done.
+        if_none_match: there must be no document for the write to be done.
+        create_only: nothing is done where there is a row, be it a tombstone: the write may be a
+            late copy of the one that made it.
+    """
 
     stamp: int
     content_hash: bytes
@@ -132,6 +146,9 @@ class Put:
     external_id: str | None
     label: Label
     prediction: Prediction | None
+    if_match: Revision | None = None
+    if_none_match: bool = False
+    create_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +188,10 @@ def put(stored: Stored | None, op: Put) -> Decision:
     Raises:
         NeedsClassification: it would change the content, but carries no prediction.
     """
+    if op.create_only and stored is not None:
+        return Decision(stored, Outcome.UNCHANGED, Change.NONE)
+    if not holds(stored, op.if_match, if_none_match=op.if_none_match):
+        return Decision(stored, Outcome.PRECONDITION_FAILED, Change.NONE)
     old = stored or NO_ROW
     row, classified = old, False
     if op.stamp > old.content_revision:
@@ -198,6 +219,20 @@ def patch(stored: Stored | None, op: Patch, now: int) -> Decision | None:
     if row is stored:
         return Decision(stored, Outcome.UNCHANGED, Change.NONE)
     return _changed(stored, row)
+
+
+def holds(stored: Stored | None, if_match: Revision | None, *, if_none_match: bool = False) -> bool:
+    """Say whether the precondition of a write holds; a tombstone is no document.
+
+    It is decided when the write is, against what is stored then: of many writes with one revision
+    exactly one is done.
+    """
+    exists = stored is not None and not stored.deleted
+    if if_none_match and exists:
+        return False
+    if if_match is None:
+        return True
+    return stored is not None and exists and if_match in {"*", stored.revision}
 
 
 def delete(stored: Stored | None, now: int) -> Decision:

@@ -4,7 +4,9 @@ PostroomError
 ├── BrokerUnavailable      the message was not confirmed: nothing was promised
 ├── BacklogFull            too much waits to be processed: nothing was promised
 ├── DatabaseUnavailable    the database does not answer in time
-└── DocumentNotFound       no such document is stored, or not yet, or it was deleted
+├── DocumentNotFound       no such document is stored, or not yet, or it was deleted
+├── PreconditionFailed     the document is not as the write says that it must be
+└── MetadataTooLarge       a patch would make the metadata larger than it may be
 """
 
 
@@ -26,3 +28,11 @@ class DatabaseUnavailable(PostroomError):
 
 class DocumentNotFound(PostroomError):
     """No document with this id is stored: unknown, not stored yet, or deleted."""
+
+
+class PreconditionFailed(PostroomError):
+    """The document does not have the revision that the write asks for, or is there already."""
+
+
+class MetadataTooLarge(PostroomError):
+    """A document's metadata would be larger than it may be, with the patch applied."""

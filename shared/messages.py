@@ -6,7 +6,7 @@ worker; the worker has exactly one task for each `Message` here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, NotRequired, Self
+from typing import Annotated, Any, Final, Literal, NotRequired, Self
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -17,7 +17,7 @@ BULK_QUEUE: Final = "bulk"
 MAINTAIN_QUEUE: Final = "maintain"
 DEAD_QUEUE: Final = "dead"
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Version of the payloads. A worker reads this one and the one before."""
 
 READABLE_VERSIONS: Final = frozenset({VERSION, VERSION - 1})
@@ -60,6 +60,7 @@ class Document(TypedDict):
     `id` is a UUID's text; `stamp` is in microseconds since the epoch; `accepted_at` is RFC 3339.
     `label` is there only if the request had the key: `None` clears a human's label.
     `may_exist` is there if the id did not originate here, so that a row of that id may exist.
+    `if_match`, `if_none_match` and `create_only` are those of `decide.Put`.
     """
 
     id: str
@@ -71,6 +72,9 @@ class Document(TypedDict):
     external_id: NotRequired[str]
     label: NotRequired[str | None]
     may_exist: NotRequired[bool]
+    if_match: NotRequired[int | Literal["*"]]
+    if_none_match: NotRequired[bool]
+    create_only: NotRequired[bool]
     request_id: NotRequired[str]
 
 

@@ -34,6 +34,17 @@ class Clock:
             self._last = max(self._now(), self._last + 1)
             return self._last
 
+    def stamp_above(self, revision: int) -> int:
+        """Return the next stamp, or one just above `revision` if that is not above it.
+
+        The clock is not moved along: whoever names a revision need not have read it here.
+        """
+        return max(self.stamp(), revision + 1)
+
+    def believable(self, revision: int) -> bool:
+        """Say whether a revision can be that of a document: it is not a day ahead."""
+        return 0 < revision < self._now() + DAY
+
     def observe(self, revision: int) -> None:
         """Never stamp at or below `revision` again.
 
@@ -41,5 +52,5 @@ class Clock:
         of this process along, and with them the order of all its documents.
         """
         with self._lock:
-            if self._last < revision < self._now() + DAY:
+            if self._last < revision and self.believable(revision):
                 self._last = revision

@@ -9,9 +9,9 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from api.schemas.problem import FieldError
+from shared.decide import MAX_METADATA_BYTES, Outcome
 from shared.models import Document
 
-MAX_METADATA_BYTES: Final = 16 << 10
 MAX_METADATA_DEPTH: Final = 100
 MAX_KEY_LENGTH: Final = 512
 
@@ -111,6 +111,24 @@ class DocumentIn(BaseModel):
     )
 
 
+class DocumentPatchIn(BaseModel):
+    """What to change of a stored document: a merge-patch (RFC 7396)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {"metadata": {"author": None, "seen": True}, "label": "sci.space"}
+        },
+    )
+
+    metadata: Metadata = Field(
+        default_factory=dict, description="a merge-patch: null removes a key, objects are merged"
+    )
+    label: Key | None = Field(
+        None, description="the category as a person sees it, which wins; null clears it"
+    )
+
+
 class AcceptedOut(BaseModel):
     """A document was accepted: it is safe, and will be stored."""
 
@@ -121,11 +139,24 @@ class AcceptedOut(BaseModel):
     accepted_at: datetime
 
 
+OutcomeName = Literal["created", "replaced", "unchanged", "superseded", "failed", "dead"]
+OUTCOMES: Final[dict[Outcome, OutcomeName]] = {
+    Outcome.CREATED: "created",
+    Outcome.REPLACED: "replaced",
+    Outcome.UNCHANGED: "unchanged",
+    Outcome.SUPERSEDED: "superseded",
+    Outcome.FAILED: "failed",
+    Outcome.DEAD: "dead",
+}
+"""What can become of a document that came without a precondition."""
+
+
 class BatchItemOut(BaseModel):
     """One accepted document of a batch."""
 
     id: UUID
     revision: int
+    outcome: OutcomeName | None = Field(None, description="with `Prefer: wait=N`")
 
 
 class BatchOut(BaseModel):
@@ -142,6 +173,7 @@ class BatchEntryOut(BaseModel):
     status: Literal["accepted", "refused"]
     id: UUID | None = None
     revision: int | None = None
+    outcome: OutcomeName | None = Field(None, description="with `Prefer: wait=N`")
     errors: list[FieldError] | None = None
 
 

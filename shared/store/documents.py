@@ -32,11 +32,14 @@ from shared.decide import (
     Change,
     Decision,
     MetadataPatch,
+    Patch,
     Prediction,
     Put,
     Reclassify,
+    Revision,
     Stored,
 )
+from shared.errors import MetadataTooLarge, PreconditionFailed
 from shared.messages import Envelope
 from shared.models import Document
 from shared.store import ledger
@@ -196,19 +199,58 @@ def reclassify(
     return outcomes
 
 
-def delete(session: Session, document_id: UUID, now: int) -> int:
-    """Leave a tombstone, whether the document is stored, still queued, or unknown.
+def patch(
+    session: Session, document_id: UUID, op: Patch, now: int, if_match: Revision | None = None
+) -> Document | None:
+    """Apply a merge-patch of the metadata and a label; return the document, None if there is none.
 
     Args:
-        session: a transaction's session.
+        session: a transaction's session. Roll it back if this raises.
         document_id: the document.
-        now: the next stamp of the API process.
+        op: the operation.
+        now: the next stamp of the API process. The row's revision is for its clock to observe.
+        if_match: the revision that the document must have.
 
-    Returns:
-        The tombstone's revision, for that process's clock to observe.
+    Raises:
+        PreconditionFailed: it has another one.
+        MetadataTooLarge: its metadata would become too large.
     """
     key = str(document_id)
     stored = _lock(session, [key]).get(key)
+    decision = decide.patch(stored, op, now)
+    if decision is None:
+        return None
+    if not decide.holds(stored, if_match):
+        raise PreconditionFailed
+    if decision.row is not None and decision.change is not Change.NONE:
+        if op.patch and len(orjson.dumps(decision.row.metadata)) > decide.MAX_METADATA_BYTES:
+            raise MetadataTooLarge
+        row = _Row(stored)
+        row.after = decision.row
+        session.execute(_UPDATE, _records("", {key: row}))
+        ledger.record_deltas(session, decide.deltas([(stored, decision.row)]))
+    return get(session, document_id)
+
+
+def delete(session: Session, document_id: UUID, now: int, if_match: Revision | None = None) -> int:
+    """Leave a tombstone, whether the document is stored, still queued, or unknown.
+
+    Args:
+        session: a transaction's session. Roll it back if this raises.
+        document_id: the document.
+        now: the next stamp of the API process.
+        if_match: the revision that the document must have.
+
+    Returns:
+        The tombstone's revision, for that process's clock to observe.
+
+    Raises:
+        PreconditionFailed: it has another one, or there is no document.
+    """
+    key = str(document_id)
+    stored = _lock(session, [key]).get(key)
+    if not decide.holds(stored, if_match):
+        raise PreconditionFailed
     if stored is None:
         row = decide.delete(None, now).row
         if row is not None and session.execute(_BURY, {"id": key, "stamp": row.revision}).first():
@@ -229,6 +271,14 @@ def purge_tombstones(session: Session, days: int, limit: int) -> int:
     """
     rows = session.execute(_PURGE, {"days": days, "limit": limit}).all()
     return len(rows)
+
+
+def revisions(session: Session, ids: Collection[UUID]) -> dict[UUID, int]:
+    """Return the revisions of those of the documents that are stored."""
+    found = select(Document.id, Document.revision).where(
+        Document.id.in_(ids), Document.content.is_not(None)
+    )
+    return {row.id: row.revision for row in session.execute(found)}
 
 
 def get(session: Session, document_id: UUID) -> Document | None:
@@ -366,7 +416,10 @@ def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]
     """Insert the rows of ids that are not known; return those that were indeed new."""
     if not ids:
         return set()
-    rows = {each: written.decide(each, None) for each in ids}
+    decided = {each: written.decide(each, None) for each in ids}
+    rows = {each: row for each, row in decided.items() if row.after is not None}
+    if not rows:  # all of them ask for a document that must be there
+        return set()
     inserted = set(session.scalars(_INSERT, _records(written.task_id, rows)))
     written.changes += [(None, rows[each].after) for each in inserted]
     return inserted
@@ -377,9 +430,9 @@ def _update(session: Session, written: _Written, ids: Sequence[str]) -> None:
     if not ids:
         return
     stored = _lock(session, ids)
-    if len(stored) < len(ids):
+    rows = {each: written.decide(each, stored.get(each)) for each in ids}
+    if any(row.before is None and row.after is not None for row in rows.values()):
         raise Vanished
-    rows = {each: written.decide(each, stored[each]) for each in ids}
     written.changes += [(row.before, row.after) for row in rows.values()]
     for statement, changes in ((_STAMP, {Change.STAMPS}), (_UPDATE, {Change.ROW, Change.CONTENT})):
         changed = {each: row for each, row in rows.items() if row.change in changes}

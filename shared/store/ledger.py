@@ -5,7 +5,7 @@ the ledger stays small and a late redelivery is still recognised.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -143,6 +143,12 @@ def record(
         raise AlreadyAccounted
 
 
+def outcomes(session: Session, producer_id: UUID, seqs: Collection[int]) -> dict[int, str]:
+    """Return the letters of those of a producer's messages that were processed of late."""
+    values = {"producer_id": str(producer_id), "seqs": list(seqs)}
+    return {row.seq: row.outcomes for row in session.execute(_OUTCOMES, values)}
+
+
 def record_deltas(session: Session, deltas: dict[str, dict[str, int]]) -> None:
     """Write what an operation without a message, such as a delete, changed in the counts."""
     if any(deltas.values()):
@@ -238,6 +244,11 @@ _RECORD: Final = text("""
         :superseded, :refused, :failed, :dead, :outcomes, CAST(:deltas AS jsonb));
     SELECT EXISTS (SELECT FROM ledger_producers
         WHERE producer_id = CAST(:producer_id AS uuid) AND done @> CAST(:seq AS int8))
+""")
+
+_OUTCOMES: Final = text("""
+    SELECT seq, outcomes FROM ledger
+    WHERE producer_id = CAST(:producer_id AS uuid) AND seq = ANY(CAST(:seqs AS int8[]))
 """)
 
 _RECORD_DELTAS: Final = text("INSERT INTO count_deltas (deltas) VALUES (CAST(:deltas AS jsonb))")

@@ -10,7 +10,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from api.backlog import Backlog
-from api.intake import Intake, stamped
+from api.intake import Intake, Receipt, stamped
 from api.schemas.document import DocumentIn
 from shared.account import Account
 from shared.errors import BacklogFull, BrokerUnavailable
@@ -49,7 +49,7 @@ class RecordingPublisher:
             raise self.error
         return envelope
 
-    def hold(self, intake: Intake) -> list[asyncio.Task[Envelope]]:
+    def hold(self, intake: Intake) -> list[asyncio.Task[Receipt]]:
         """Keep every publisher thread busy, each with a batch of one document."""
         self.gate.clear()
         return [
@@ -92,10 +92,10 @@ class TestIntake:
     ) -> None:
         async def test() -> None:
             document = made()
-            envelope = await intake.accept(document, 10)
+            envelope, place = await intake.accept(document, 10)
             assert publisher.messages == [[document]]
             assert publisher.summaries == [f"1 document {document['id']}"]
-            assert (envelope.seq, envelope.documents) == (1, 1)
+            assert (envelope.seq, envelope.documents, place) == (1, 1, 0)
 
         run(test())
 
@@ -109,15 +109,16 @@ class TestIntake:
             waiting = [asyncio.create_task(intake.accept(each, 10)) for each in documents]
             await asyncio.sleep(0)
             publisher.gate.set()
-            envelopes = await asyncio.gather(*waiting, *held)
+            receipts = await asyncio.gather(*waiting)
+            await asyncio.gather(*held)
             shared = sorted(publisher.messages[PUBLISHER_THREADS:], key=len)
             assert list(map(len, shared)) == [50, 100, 100]
             ids = {each["id"] for message in shared for each in message}
             assert ids == {each["id"] for each in documents}
-            assert len({each.task_id for each in envelopes[:250]}) == 3
-            # Each caller is told of the message that carries its document.
-            for document, envelope in zip(documents, envelopes, strict=False):
-                assert document in publisher.messages[envelope.seq - 1]
+            assert len({each.envelope.task_id for each in receipts}) == 3
+            # Each caller is told of the message that carries its document, and of its place.
+            for document, (envelope, place) in zip(documents, receipts, strict=True):
+                assert publisher.messages[envelope.seq - 1][place] == document
 
         run(test())
 
@@ -170,7 +171,7 @@ class TestIntake:
             for each in await asyncio.gather(*waiting, *held, return_exceptions=True):
                 assert isinstance(each, BrokerUnavailable)
             publisher.error = None
-            assert (await intake.accept(made(), 10)).documents == 1
+            assert (await intake.accept(made(), 10)).envelope.documents == 1
 
         run(test())
 
@@ -224,7 +225,7 @@ class TestIntake:
                 await late
             await asyncio.gather(*held, return_exceptions=True)
             publisher.gate.set()
-            assert (await intake.accept(made("next"), 10)).documents == 1
+            assert (await intake.accept(made("next"), 10)).envelope.documents == 1
             contents = [each["content"] for message in publisher.messages for each in message]
             assert sorted(contents) == ["next", *"x" * PUBLISHER_THREADS]
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.schemas.document import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, DocumentIn
+from api.schemas.document import MAX_METADATA_DEPTH, DocumentIn
 from api.schemas.problem import FieldError
+from shared.decide import MAX_METADATA_BYTES
 
 
 def validate(**fields: Any) -> DocumentIn:

@@ -198,5 +198,8 @@ def _write(document: Document, digest: bytes, prediction: Prediction | None) -> 
         external_id=document.get("external_id"),
         label=document.get("label", UNSET),
         prediction=prediction,
+        if_match=document.get("if_match"),
+        if_none_match=document.get("if_none_match", False),
+        create_only=document.get("create_only", False),
     )
     return Write(document["id"], put, document["content"], document["accepted_at"])
