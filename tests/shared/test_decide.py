@@ -137,6 +137,48 @@ def test_outcome_and_what_is_written(
         assert decision.row.revision > row.revision
 
 
+ROWS = (None, STORED, FAILED, TOMBSTONE, LABELLED, PATCHED)
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("revision", ["*", 10, 11, 20, 999])
+@pytest.mark.parametrize("stamp", [5, 15, 25])
+def test_if_match(row: Stored | None, revision: decide.Revision, stamp: int) -> None:
+    """Where the precondition holds the write is as without it; else nothing is written."""
+    op = put(stamp, "car", prediction=AUTOS)
+    exists = row is not None and not row.deleted
+    if exists and row is not None and revision in {"*", row.revision}:
+        assert decide.put(row, replace(op, if_match=revision)) == decide.put(row, op)
+    else:
+        refused = Decision(row, Outcome.PRECONDITION_FAILED, Change.NONE)
+        assert decide.put(row, replace(op, if_match=revision)) == refused
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("stamp", [5, 25])
+def test_if_none_match_and_create_only(row: Stored | None, stamp: int) -> None:
+    op = put(stamp, "car", prediction=AUTOS)
+    if row is None or row.deleted:
+        assert decide.put(row, replace(op, if_none_match=True)) == decide.put(row, op)
+    else:
+        refused = Decision(row, Outcome.PRECONDITION_FAILED, Change.NONE)
+        assert decide.put(row, replace(op, if_none_match=True)) == refused
+    if row is None:
+        assert decide.put(row, replace(op, create_only=True)) == decide.put(row, op)
+    else:
+        same = Decision(row, Outcome.UNCHANGED, Change.NONE)
+        assert decide.put(row, replace(op, create_only=True)) == same
+
+
+def test_a_write_that_must_match_wins_over_what_was_read() -> None:
+    """Its stamp is above the revision that it names, so nothing that was read is above it."""
+    for row in (STORED, FAILED, LABELLED, PATCHED):
+        clock = Clock(lambda: 1)
+        op = put(clock.stamp_above(row.revision), "car", prediction=AUTOS)
+        assert decide.put(row, replace(op, if_match=row.revision)).outcome == "s"
+        assert clock.stamp() < row.revision  # the clock was not moved along
+
+
 @pytest.mark.parametrize(
     ("row", "op", "outcome", "change"),
     [
