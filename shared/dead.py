@@ -22,8 +22,10 @@ from shared.messages import (
     MESSAGES,
     READABLE_VERSIONS,
     RECLASSIFY,
+    Classified,
     Document,
     Envelope,
+    Message,
     TooOld,
     Unreadable,
     UnreadableVersion,
@@ -173,34 +175,40 @@ def diagnose(raw: RawMessage, faults: Sequence[Fault], *, oldest: int, now: date
 
 
 def single(
-    envelope: Envelope, document: Document, position: int, faults: Sequence[Fault]
+    message: Message,
+    envelope: Envelope,
+    item: Document | Classified,
+    position: int,
+    faults: Sequence[Fault],
 ) -> Letter:
     """Return the letter of a document that killed its child each time it was worked on.
 
     Args:
+        message: its message's kind; of those to classify anew the account knows nothing.
         envelope: of its message, whose other documents are stored.
-        document: the culprit.
+        item: the culprit, as it travels in such a message.
         position: its place in the message.
         faults: what was recorded of the message; the deaths at this position name the error.
     """
     deaths = [fault for fault in faults if fault.kind in DEATHS]
     times = [fault.at for fault in deaths]
-    alone = Envelope(envelope.producer_id, envelope.seq, 1, envelope.through)
+    documents, name = (0, "items") if message == RECLASSIFY else (1, "documents")
+    alone = Envelope(envelope.producer_id, envelope.seq, documents, envelope.through)
     return Letter(
         reason=Reason.CHILD_KILLED,
         error=_say([fault for fault in deaths if fault.position == position]),
-        task=INGEST.task,
+        task=message.task,
         envelope=envelope,
         position=position,
-        documents=1,
+        documents=documents,
         attempts=len(deaths),
         first_at=min(times),
         last_at=max(times),
         raw=RawMessage(
-            {"id": envelope.task_id, "task": INGEST.task, **alone.headers()},
+            {"id": envelope.task_id, "task": message.task, **alone.headers()},
             "application/json",
             "utf-8",
-            orjson.dumps([[], {"documents": [document]}, {}]),
+            orjson.dumps([[], {name: [item]}, {}]),
         ),
     )
 

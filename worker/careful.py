@@ -2,12 +2,13 @@
 
 From the third death on its documents are taken one at a time, and before each the database is told
 which. When a child dies once more, that one is the culprit: at the next delivery it is left out,
-and becomes a dead letter in the transaction that stores the others.
+and becomes a dead letter in the transaction that stores the others. The same goes for documents
+that are stored, and classified anew.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -15,9 +16,11 @@ from shared import dead
 from shared.db import Session, reason
 from shared.dead import CAREFUL_AFTER, DEATHS, Dead, Fault, FaultKind, Reason
 from shared.errors import DatabaseUnavailable
-from shared.messages import Document, Envelope
+from shared.messages import INGEST, Classified, Document, Envelope, Message
 from shared.store import dead_letters, message_faults
 from worker.runtime import Runtime
+
+ItemT = TypeVar("ItemT", Document, Classified)
 
 _RETURNS: Final = "x-delivery-count"
 
@@ -33,21 +36,26 @@ class Past:
     """
 
     def __init__(
-        self, runtime: Runtime, envelope: Envelope, headers: Mapping[str, Any] | None
+        self,
+        runtime: Runtime,
+        envelope: Envelope,
+        headers: Mapping[str, Any] | None,
+        message: Message = INGEST,
     ) -> None:
-        """Look it up.
+        """Look it up; `message` is its kind.
 
         Raises:
             GiveBack: the database stayed away too long, or the worker stops.
         """
         self._runtime = runtime
         self._envelope = envelope
+        self._message = message
         self._faults: list[Fault] = runtime.patience(self._look_up)
         deaths = [fault for fault in self._faults if fault.kind in DEATHS]
         self.culprits = {fault.position for fault in deaths if fault.position is not None}
         self.careful = max(len(deaths), self._returns(headers or {})) >= CAREFUL_AFTER
 
-    def one_at_a_time(self, documents: Sequence[Document]) -> Iterator[Document]:
+    def one_at_a_time(self, documents: Sequence[ItemT]) -> Iterator[ItemT]:
         """Yield the documents that are no culprits; until the next one, each is marked.
 
         Raises:
@@ -63,11 +71,13 @@ class Past:
                 yield document
         self._record(message_faults.unmark)
 
-    def settle(self, session: Session, documents: Sequence[Document]) -> None:
+    def settle(self, session: Session, documents: Sequence[ItemT]) -> None:
         """Keep the culprits as dead letters, and forget the rest: the message is accounted for."""
         if self._faults:
             letters = (
-                dead.single(self._envelope, documents[position], position, self._faults)
+                dead.single(
+                    self._message, self._envelope, documents[position], position, self._faults
+                )
                 for position in sorted(self.culprits)
             )
             dead_letters.keep(session, letters)

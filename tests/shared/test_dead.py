@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared import dead
 from shared.dead import Dead, Fault, FaultKind, Letter, RawMessage, Reason
-from shared.messages import DELIVERY_LIMIT, RECLASSIFY, Envelope
+from shared.messages import DELIVERY_LIMIT, RECLASSIFY, REPLAY, Classified, Envelope
 from shared.revision import DAY, microseconds_now
 from tests.shared.store.samples import document_id
 from tests.worker.bench import CASES, FINE, Case, body, document, headers
@@ -155,13 +155,22 @@ def test_the_letter_of_a_culprit_is_a_message_of_its_own() -> None:
         fault("child_lost", "signal 6", position=7, minutes=1),
     ]
     one: Any = document(document_id(1))
-    letter = dead.single(envelope, one, 4, faults)
+    letter = dead.single(REPLAY, envelope, one, 4, faults)
     assert (letter.reason, letter.position, letter.documents) == (Reason.CHILD_KILLED, 4, 1)
     assert letter.error == "the child died: signal 11"
     assert (letter.attempts, letter.first_at) == (3, faults[0].at)
     assert letter.envelope is envelope
     assert dead.read(letter.raw, OLDEST) == [one]
     assert dead.replayable(letter.raw, announced=1, oldest=OLDEST) == [one]
+
+
+def test_the_letter_of_a_culprit_that_is_stored_names_it_and_counts_none() -> None:
+    envelope = Envelope(UUID(int=5, version=4), 3, 0, 30)
+    one = Classified(id=document_id(1), content_revision=7)
+    letter = dead.single(RECLASSIFY, envelope, one, 0, [fault("child_lost", "x", position=0)])
+    assert (letter.task, letter.position, letter.documents) == (RECLASSIFY.task, 0, 0)
+    assert dead.read(letter.raw, OLDEST) == []
+    assert orjson.loads(letter.raw.body)[1] == {"items": [one]}
 
 
 # --- What can be replayed ------------------------------------------------------------------------

@@ -7,15 +7,12 @@ from typing import Any
 
 import structlog
 from celery import Task
-from celery.exceptions import Reject
 
-from shared.dead import Dead
 from shared.decide import UNSET, NeedsClassification, Prediction, Put
 from shared.messages import (
     INGEST,
     Document,
     Envelope,
-    Unreadable,
     check_documents,
     describe,
     read_documents,
@@ -23,11 +20,10 @@ from shared.messages import (
 from shared.store import dead_letters, ledger
 from shared.store import documents as store
 from shared.store.documents import Vanished, Write
-from shared.store.ledger import AlreadyAccounted
 from worker.app import app, runtime
-from worker.careful import Past, record_raised
+from worker.careful import Past
 from worker.classify.halving import classify
-from worker.patience import GiveBack
+from worker.verdicts import verdict
 
 Hashes = Mapping[str, bytes | None]
 
@@ -44,36 +40,19 @@ def ingest(task: Task[Any, None], *, documents: Any) -> None:
     """
     start = perf_counter()
     request = task.request
-    task_id = str(request.id)
-    try:
+    with verdict(runtime, str(request.id)):
         envelope = Envelope.read(request.headers)
         message = _Message(envelope, read_documents(documents))
         if (request.delivery_info or {}).get("redelivered"):
             message.look_back(request.headers)
         outcomes = message.ingest()
-    except (Unreadable, Dead) as error:
-        logger.error("message is dead", task_id=task_id, reason=str(error))
-        raise Reject(str(error), requeue=False) from error
-    except GiveBack as error:
-        logger.warning("message given back", task_id=task_id, reason=str(error))
-        raise Reject(str(error), requeue=True) from error
-    except AlreadyAccounted:
-        logger.info("message was ingested before", task_id=task_id)
-        return
-    except MemoryError:
-        raise  # the guard returns the message
-    except Exception as error:  # noqa: BLE001  # whatever it is, the letter says it
-        # What an error says may be the document's: it goes with the dead letter only.
-        logger.error("message is dead", task_id=task_id, reason=type(error).__name__)
-        record_raised(runtime, task_id, error)
-        raise Reject(type(error).__name__, requeue=False) from None
-    logger.info(
-        "message ingested",
-        task_id=envelope.task_id,
-        summary=describe(message.documents),
-        outcomes=Counter(outcomes),
-        milliseconds=round((perf_counter() - start) * 1000, 1),
-    )
+        logger.info(
+            "message ingested",
+            task_id=envelope.task_id,
+            summary=describe(message.documents),
+            outcomes=Counter(outcomes),
+            milliseconds=round((perf_counter() - start) * 1000, 1),
+        )
 
 
 class _Message:

@@ -1,0 +1,44 @@
+"""What becomes of a message by what its task raised: dead, given back, or done with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from celery.exceptions import Reject
+
+from shared.dead import Dead
+from shared.messages import Unreadable
+from shared.store.ledger import AlreadyAccounted
+from worker.careful import record_raised
+from worker.patience import GiveBack
+from worker.runtime import Runtime
+
+logger = structlog.get_logger(__name__)
+
+
+@contextmanager
+def verdict(runtime: Runtime, task_id: str) -> Iterator[None]:
+    """Do a message's work inside; a message that was accounted for before is done with.
+
+    Raises:
+        Reject: with requeue, if the message shall be delivered again; without, if it is a dead
+            letter.
+        MemoryError: the guard returns the message.
+    """
+    try:
+        yield
+    except (Unreadable, Dead) as error:
+        logger.error("message is dead", task_id=task_id, reason=str(error))
+        raise Reject(str(error), requeue=False) from error
+    except GiveBack as error:
+        logger.warning("message given back", task_id=task_id, reason=str(error))
+        raise Reject(str(error), requeue=True) from error
+    except AlreadyAccounted:
+        logger.info("message was accounted for before", task_id=task_id)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever it is, the letter says it
+        # What an error says may be the document's: it goes with the dead letter only.
+        logger.error("message is dead", task_id=task_id, reason=type(error).__name__)
+        record_raised(runtime, task_id, error)
+        raise Reject(type(error).__name__, requeue=False) from None
