@@ -1,33 +1,82 @@
-"""`python -m worker`, but with a classifier that some words are deadly to.
+"""Texts that harm who classifies them. `python -m tests.deadly` is a worker that lets them.
 
 The seam is ours, the model's `classify`: so children die as they do of a real fault, while they
-work on the one document that has the word.
+work on the one document that has the word. `deadly-kill` kills each time, `deadly-kill-2-times`
+twice.
 """
 
 import os
+import re
+import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Event
+from typing import Final
 
-from worker.__main__ import main
-from worker.classify.model import Model, Prediction
+KILL, OOM, HANG, POISON = "deadly-kill", "deadly-memory", "deadly-hang", "deadly-poison"
 
-KILL, OOM, HANG = "deadly-kill", "deadly-memory", "deadly-hang"
-_classify = Model.classify
+_WORD: Final = re.compile(rf"({KILL}|{OOM}|{HANG}|{POISON})(?:-(\d+)-times)?")
 
 
-def classify(self: Model, texts: Sequence[str]) -> list[Prediction]:
-    """Classify, unless a text has one of the words."""
-    for each in texts:
-        if KILL in each:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if OOM in each:
-            raise MemoryError
-        if HANG in each:
-            Event().wait()
-    return _classify(self, texts)
+def allow(counts: Path | None = None) -> None:
+    """Let texts do harm in this process and its children; count that in a folder's files."""
+    from worker.classify.model import Model, Prediction  # noqa: PLC0415  # only a worker has it
+
+    classify = Model.classify
+
+    def classify_what_may_be_deadly(self: Model, texts: Sequence[str]) -> list[Prediction]:
+        for each in texts:
+            if word := _WORD.search(each):
+                kind, times = word.groups()
+                if counts is None or _counts(counts / kind, times):
+                    _HARM[kind]()
+        return classify(self, texts)
+
+    Model.classify = classify_what_may_be_deadly  # type: ignore[method-assign]  # that is the point
+
+
+def _counts(file: Path, times: str | None) -> bool:
+    """Count one more time; return whether it is not too often yet."""
+    with file.open("a") as found:
+        found.write("x")
+        return times is None or found.tell() <= int(times)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _use_memory() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+    try:
+        hoard = []
+        while True:
+            hoard.append(bytearray(1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _hang() -> None:
+    Event().wait()
+
+
+def _raise() -> None:
+    raise ValueError("this text cannot be classified")
+
+
+_HARM: Final[dict[str, Callable[[], None]]] = {
+    KILL: _kill,
+    OOM: _use_memory,
+    HANG: _hang,
+    POISON: _raise,
+}
 
 
 if __name__ == "__main__":
-    Model.classify = classify  # type: ignore[method-assign]  # that is the point
+    from worker.__main__ import main
+
+    allow()
     main()

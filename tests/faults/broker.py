@@ -205,6 +205,11 @@ class Cluster:
         found = self._anyone().api("GET", "nodes")
         return len(found) == len(self.nodes) and all(each["running"] for each in found)
 
+    @property
+    def api_url(self) -> str:
+        """The management API of one node, which may be away."""
+        return self.nodes[0].api_url
+
     def create_vhost(self, name: str) -> str:
         """Create a virtual host; return a URL that names all nodes."""
         self.nodes[0].create_vhost(name, 60)

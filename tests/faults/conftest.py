@@ -15,8 +15,8 @@ from tests.conftest import _rabbitmq, fresh_name, migrate
 from tests.faults import table
 from tests.faults.broker import container
 from tests.faults.site import Site
-from tests.faults.stream import Stream
 from tests.faults.verdict import Verdict, drained, judge, seconds_since
+from tests.stream import Stream
 
 DOCUMENTS = 5_000
 QUICK_DOCUMENTS = 600
@@ -177,8 +177,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Path:
-    """A folder in which odd texts count what they did."""
-    folder = tmp_path / "odd"
+def harm(tmp_path: Path) -> Path:
+    """A folder in which deadly texts count what they did."""
+    folder = tmp_path / "harm"
     folder.mkdir()
     return folder

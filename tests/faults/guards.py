@@ -31,9 +31,10 @@ PAIRS: Final = (
     ("patience", "test_the_database_is_killed"),
     ("heartbeat", "test_the_line_to_the_broker_goes_silent"),
     ("confirm_publish", "test_the_queue_is_full"),
-    ("socket_timeouts", "test_the_line_to_the_broker_goes_silent"),
-    ("accounting_once", "test_two_beats"),
-    ("stamps", "test_a_child_is_killed"),
+    ("socket_timeouts", "test_the_backlog_is_at_its_limit"),
+    ("on_blocked", "test_the_broker_is_short_of_memory"),
+    ("accounting_once", "test_the_line_to_the_broker_goes_silent"),
+    ("stamps", "test_a_message_is_overtaken"),
     ("clock", "test_the_clock_goes_back"),
     ("observing", "test_one_clock_of_two_goes_back"),
 )

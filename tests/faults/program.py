@@ -5,17 +5,13 @@ away, and the options for the rest. The programs themselves know nothing of it.
 """
 
 import argparse
-import os
-import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-ODD: Final = "odd"
-"""A text `odd KIND TIMES NAME` does KIND when it is classified, TIMES times (0: always)."""
+from tests import deadly
 
 
 def main() -> None:
@@ -24,7 +20,7 @@ def main() -> None:
     parser.add_argument("program", choices=("api", "worker"))
     parser.add_argument("--without", action="append", default=[], choices=GUARDS)
     parser.add_argument("--clock", type=Path, help="file with microseconds to add to the clock")
-    parser.add_argument("--odd", type=Path, help="folder in which odd texts count")
+    parser.add_argument("--deadly", type=Path, help="folder that counts what deadly texts do")
     parser.add_argument("--time-limit", type=float, help="hard time limit of a message, seconds")
     parser.add_argument("--fold-after", type=float, help="age of ledger entries to fold, seconds")
     arguments = parser.parse_args()
@@ -54,56 +50,13 @@ def shift_clock(file: Path) -> None:
 def change_worker(arguments: argparse.Namespace) -> None:
     from shared.store import ledger  # noqa: PLC0415
     from worker.app import app  # noqa: PLC0415
-    from worker.classify.model import Model  # noqa: PLC0415
 
     if arguments.time_limit:
         app.conf.task_time_limit = arguments.time_limit
     if arguments.fold_after:
         ledger.fold.__defaults__ = (arguments.fold_after,)
-    if arguments.odd:
-        classify = Model.classify
-
-        def classify_oddly(self: Model, texts: Sequence[str]) -> Any:
-            for each in texts:
-                if each.startswith(f"{ODD} "):
-                    _, kind, times, name = each.split()[:4]
-                    happen(kind, int(times), arguments.odd / name)
-            return classify(self, texts)
-
-        Model.classify = classify_oddly  # type: ignore[method-assign]  # the point of it
-
-
-def happen(kind: str, times: int, count: Path) -> None:
-    """Do what an odd text does, unless it did it often enough."""
-    with count.open("a+") as file:
-        file.write("x")
-        if times and file.tell() > times:
-            return
-    {"kill": _kill, "memory": _use_memory, "slow": _be_slow, "raise": _raise}[kind]()
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _use_memory() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
-    try:
-        hoard = []
-        while True:
-            hoard.append(bytearray(1 << 20))
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _be_slow() -> None:
-    time.sleep(600)
-
-
-def _raise() -> None:
-    raise ValueError("this text cannot be classified")
+    if arguments.deadly:
+        deadly.allow(arguments.deadly)
 
 
 # --- What holds the promise, taken away ----------------------------------------------------------

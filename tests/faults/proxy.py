@@ -5,7 +5,7 @@ import contextlib
 from typing import Final
 
 from local.ports import LOOPBACK, free_ports
-from tests.faults.background import Background
+from tests.background import Background
 
 _CHUNK: Final = 1 << 16
 _AHEAD: Final = 64

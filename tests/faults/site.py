@@ -16,10 +16,10 @@ import psycopg2
 from local.postgres import Postgres
 from local.rabbitmq import RabbitMQ
 from local.server import POLL_SECONDS, alive, family, kill_all
-from tests.faults.background import Background
+from tests.background import Background
 from tests.faults.proxy import Proxy
-from tests.faults.stream import Promise
 from tests.stack import Api, Worker, _Program
+from tests.stream import Promise
 
 ResultT = TypeVar("ResultT")
 ProgramT = TypeVar("ProgramT", bound=_Program)
@@ -29,6 +29,9 @@ QUICK_RETRIES = {"RETRY_MAX_SECONDS": "2"}
 
 class Broker(Protocol):
     """What a site asks of any RabbitMQ, be it one node or a cluster."""
+
+    @property
+    def api_url(self) -> str: ...
 
     def create_vhost(self, name: str) -> str: ...
 
@@ -62,7 +65,7 @@ class Beat(_Program):
         return ("-m", "celery", "-A", "worker.app", "beat", schedule)
 
     def ready(self) -> bool:
-        return "beat: Starting" in self.logged()
+        return "is starting" in self.logged()
 
 
 class Site:
@@ -116,6 +119,7 @@ class Site:
         return database, broker
 
     def add_api(self, *options: str, **env: str) -> Api:
+        env = {"BROKER_API_URL": self.broker.api_url, **env}
         api = _Api(self._next_folder("api"), self.database_url, self.broker_url, **env)
         api.options = (*self._without, *options)
         self.apis.append(api)

@@ -30,7 +30,8 @@ def _cells(name: str, row: Verdict) -> tuple[str, ...]:
         row.accepted, row.stored, row.lost, row.wrong, row.duplicated, row.dead, row.refused,
         row.unexpected, row.restarts,
     )  # fmt: skip
-    verdict = "; ".join([*(row.faults() or ["kept"]), *row.remarks])
+    refusals = [f"slowest refusal {row.slowest_refusal:.1f} s"] if row.refused else []
+    verdict = "; ".join([*(row.faults() or ["kept"]), *refusals, *row.remarks])
     times = (f"{row.recovery:.1f}", f"{row.drained:.1f}")
     return (name, *(f"{n:,}" for n in numbers), *times, "even" if row.even else "uneven", verdict)
 

@@ -12,8 +12,8 @@ from local.rabbitmq import RabbitMQ
 from tests.faults.broker import control
 from tests.faults.conftest import Case
 from tests.faults.site import Site, rss
-from tests.faults.stream import Stream, Text
 from tests.faults.test_processes import more
+from tests.stream import Stream, Text
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -7,8 +7,8 @@ from shared.queue import celery_app
 from tests.faults.broker import control
 from tests.faults.conftest import Case
 from tests.faults.site import Site
-from tests.faults.stream import LONG_PAUSE, PAUSE_SECONDS, Stream
 from tests.stack import Flower
+from tests.stream import LONG_PAUSE, PAUSE_SECONDS, Stream
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.broker]
 
@@ -22,6 +22,12 @@ def plain(site: Site) -> Site:
     site.add_api()
     site.add_worker()
     return site
+
+
+def says_why(site: Site, reason: str) -> None:
+    """See that the API's log names what is wrong, not that something took too long."""
+    said = reason in site.apis[0].logged()
+    assert said, f"the log does not say {reason!r}"
 
 
 def refused(site: Site, stream: Stream, requests: int = REFUSED) -> None:
@@ -58,6 +64,7 @@ def test_the_broker_is_short_of_memory(plain: Site, case: Case) -> None:
         control(site.rabbitmq, "set_vm_memory_high_watermark", "absolute", "1")
         try:
             refused(site, stream)
+            says_why(site, "low on memory")
         finally:
             control(site.rabbitmq, "set_vm_memory_high_watermark", "0.6")
 
@@ -70,6 +77,7 @@ def test_the_broker_is_short_of_disk(plain: Site, case: Case) -> None:
         control(site.rabbitmq, "set_disk_free_limit", "100000GB")
         try:
             refused(site, stream)
+            says_why(site, "low on disk")
         finally:
             control(site.rabbitmq, "set_disk_free_limit", "50MB")
 
@@ -125,6 +133,24 @@ def test_the_queue_is_full(plain: Site, case: Case) -> None:
         site.rabbitmq.api("DELETE", f"policies/{site.vhost}/small")
 
     case.run(plain, fill)
+
+
+@pytest.mark.fault("backlog at its limit, and then no word from RabbitMQ for 10 s")
+def test_the_backlog_is_at_its_limit(site: Site, case: Case) -> None:
+    """What the API knew last is that there is too much; it has to ask again by itself."""
+    _, line = site.proxies()
+    site.add_api(BACKLOG_LIMIT="20")
+    site.add_worker()
+
+    def fill(site: Site, stream: Stream) -> None:
+        site.remove(site.workers[0])
+        refused(site, stream)
+        line.silence()
+        site.last(10)
+        line.speak(forget=True)
+        site.add_worker().wait_ready()
+
+    case.run(site, fill)
 
 
 class WritableFlower(Flower):

@@ -11,8 +11,8 @@ from tests.conftest import fresh_name
 from tests.faults.broker import Cluster, need_rabbitmq
 from tests.faults.conftest import TEMPLATE, Case
 from tests.faults.site import Site
-from tests.faults.stream import Stream
 from tests.faults.test_processes import more
+from tests.stream import Stream
 
 pytestmark = pytest.mark.rabbitmq
 

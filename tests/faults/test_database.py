@@ -4,8 +4,8 @@ import pytest
 
 from tests.faults.conftest import Case
 from tests.faults.site import Site
-from tests.faults.stream import LONG_PAUSE, PAUSE_SECONDS, Stream
 from tests.faults.test_processes import more
+from tests.stream import LONG_PAUSE, PAUSE_SECONDS, Stream
 
 pytestmark = pytest.mark.rabbitmq
 

@@ -10,11 +10,12 @@ from uuid_utils.compat import uuid7
 
 from shared.messages import INGEST, VERSION, Envelope
 from shared.revision import microseconds_now
+from tests.deadly import KILL, OOM
+from tests.faults.batches import batch, happened
 from tests.faults.conftest import Case
-from tests.faults.odd import batch, happened
 from tests.faults.site import Site
-from tests.faults.stream import Stream
 from tests.shared.broker import put_raw
+from tests.stream import Stream
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -100,30 +101,30 @@ def test_messages_of_the_previous_version(site: Site, case: Case) -> None:
 
 @pytest.mark.broker
 @pytest.mark.fault("a document that kills its child every time, in a batch")
-def test_a_document_kills_its_child(site: Site, case: Case, odd: Path) -> None:
-    kills(site, case, odd, "kill", "child_killed")
+def test_a_document_kills_its_child(site: Site, case: Case, harm: Path) -> None:
+    kills(site, case, harm, KILL)
 
 
 @pytest.mark.broker
 @pytest.mark.fault("a document that takes all memory every time, in a batch")
-def test_a_document_takes_all_memory(site: Site, case: Case, odd: Path) -> None:
-    kills(site, case, odd, "memory", "child_killed")
+def test_a_document_takes_all_memory(site: Site, case: Case, harm: Path) -> None:
+    kills(site, case, harm, OOM)
 
 
-def kills(site: Site, case: Case, odd: Path, kind: str, reason: str) -> None:
+def kills(site: Site, case: Case, harm: Path, kind: str) -> None:
     """Send a batch with a text that always does its worst; only that one shall be dead."""
     site.add_api()
-    site.add_worker("--odd", str(odd))
-    texts, culprit = batch(kind, times=0)
+    site.add_worker("--deadly", str(harm))
+    texts, culprit = batch(kind)
 
     def send(site: Site, stream: Stream) -> None:
         stream.doomed.add(culprit.id)
         stream.send(texts)
-        happened(site, odd, kind, times=2)
+        happened(site, harm, kind, times=2)
         site.wait(lambda: reasons(site), 90, "the dead letter")
 
     case.run(site, send)
-    assert reasons(site) == {reason: 1}
+    assert reasons(site) == {"child_killed": 1}
     letter = site.query("SELECT documents, payload FROM dead_letters")
     assert [
         (documents, culprit.id.encode() in bytes(payload)) for documents, payload in letter

@@ -4,53 +4,54 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadly import HANG, OOM, POISON
+from tests.faults.batches import batch, happened
 from tests.faults.conftest import Case
-from tests.faults.odd import batch, happened
 from tests.faults.site import Site
-from tests.faults.stream import Stream, Text
+from tests.stream import Stream, Text
 
 pytestmark = pytest.mark.rabbitmq
 
 
 @pytest.mark.quick
 @pytest.mark.fault("a child out of memory")
-def test_a_child_runs_out_of_memory(site: Site, case: Case, odd: Path) -> None:
+def test_a_child_runs_out_of_memory(site: Site, case: Case, harm: Path) -> None:
     site.add_api()
-    site.add_worker("--odd", str(odd))
+    site.add_worker("--deadly", str(harm))
 
     def exhaust(site: Site, stream: Stream) -> None:
-        texts, _ = batch("memory", times=1)
+        texts, _ = batch(f"{OOM}-1-times")
         stream.send(texts)
-        happened(site, odd, "memory", times=2)
+        happened(site, harm, OOM, times=2)
 
     verdict = case.run(site, exhaust)
     assert verdict.restarts == 0, "the worker has ended"
 
 
 @pytest.mark.fault("a message over its hard time limit")
-def test_a_message_takes_too_long(site: Site, case: Case, odd: Path) -> None:
+def test_a_message_takes_too_long(site: Site, case: Case, harm: Path) -> None:
     site.add_api()
-    site.add_worker("--odd", str(odd), "--time-limit", "3")
+    site.add_worker("--deadly", str(harm), "--time-limit", "3")
 
     def dawdle(site: Site, stream: Stream) -> None:
-        texts, _ = batch("slow", times=1)
+        texts, _ = batch(f"{HANG}-1-times")
         stream.send(texts)
-        happened(site, odd, "slow", times=2)
+        happened(site, harm, HANG, times=2)
 
     case.run(site, dawdle)
 
 
 @pytest.mark.fault("a poison document in a batch")
-def test_a_document_cannot_be_classified(site: Site, case: Case, odd: Path) -> None:
+def test_a_document_cannot_be_classified(site: Site, case: Case, harm: Path) -> None:
     site.add_api()
-    site.add_worker("--odd", str(odd))
+    site.add_worker("--deadly", str(harm))
     poison: list[Text] = []
 
     def poison_batch(site: Site, stream: Stream) -> None:
-        texts, culprit = batch("raise", times=0)
+        texts, culprit = batch(POISON)
         poison.append(culprit)
         stream.send(texts)
-        happened(site, odd, "raise", times=2)
+        happened(site, harm, POISON, times=2)
 
     case.run(site, poison_batch)
     failed = site.query("SELECT id::text FROM documents WHERE status = 'failed'")

@@ -5,10 +5,12 @@ from uuid import uuid4
 
 import pytest
 
+from tests.deadly import HANG
+from tests.faults.batches import batch, happened
 from tests.faults.conftest import Case
 from tests.faults.site import Site, get
-from tests.faults.stream import LONG_PAUSE, PAUSE_SECONDS, Stream, Text
 from tests.faults.test_processes import more
+from tests.stream import LONG_PAUSE, PAUSE_SECONDS, Stream, Text
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -34,6 +36,24 @@ def test_the_clock_goes_back(site: Site, case: Case, clock: Path) -> None:
         more(site, stream, case.documents // 4)
 
     case.run(site, step_back)
+
+
+@pytest.mark.fault("a message that comes again after newer versions of its documents")
+def test_a_message_is_overtaken(site: Site, case: Case, harm: Path) -> None:
+    """Its first delivery runs into the time limit, and meanwhile the newer versions are stored."""
+    site.add_api()
+    site.add_worker("--deadly", str(harm), "--time-limit", "5")
+
+    def overtake(site: Site, stream: Stream) -> None:
+        texts, _ = batch(f"{HANG}-1-times")
+        stream.send(texts)
+        happened(site, harm, HANG)
+        stream.send([Text(each.id, f"newer {number}") for number, each in enumerate(texts)])
+        newer = stream.accepted[-1]
+        site.wait(lambda: site.stored(newer), 4, "newer versions stored in time")
+        happened(site, harm, HANG, times=2)
+
+    case.run(site, overtake)
 
 
 @pytest.mark.fault("clock of one API process in two stepped back 5 s")

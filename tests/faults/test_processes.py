@@ -1,12 +1,16 @@
 """Processes that are killed, told to stop, out of memory, out of time."""
 
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.deadly import HANG
+from tests.faults.batches import batch, happened
 from tests.faults.conftest import Case
 from tests.faults.site import Site
-from tests.faults.stream import Stream
+from tests.stream import Stream
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -39,16 +43,54 @@ def test_a_child_is_killed(site: Site, case: Case) -> None:
 @pytest.mark.quick
 @pytest.mark.broker
 @pytest.mark.fault("kill -9 of the worker, twice")
-def test_the_worker_is_killed(site: Site, case: Case) -> None:
-    begin(site)
+def test_the_worker_is_killed(site: Site, case: Case, harm: Path) -> None:
+    begin(site, "--deadly", str(harm))
 
     def kill_worker(site: Site, stream: Stream) -> None:
-        for _ in range(2):
-            site.kill(site.workers[0])
-            more(site, stream)
-            site.wait(site.workers[0].ready, 30, "the worker again")
+        kill_at_work(site, stream, harm)
+        site.kill(site.workers[0])
+        more(site, stream)
+        site.wait(site.workers[0].ready, 30, "the worker again")
 
     case.run(site, kill_worker)
+
+
+def kill_at_work(site: Site, stream: Stream, harm: Path) -> None:
+    """Kill the worker while it surely has a message, one of 25 documents."""
+    texts, _ = batch(f"{HANG}-1-times")
+    stream.send(texts)
+    happened(site, harm, HANG)
+    site.kill(site.workers[0])
+    more(site, stream)
+    site.wait(site.workers[0].ready, 30, "the worker again")
+
+
+def test_what_a_worker_loses_is_named(site: Site, harm: Path) -> None:
+    """One that acknowledges too early, as Celery's default does: the ledger says what it lost."""
+    begin(site, "--deadly", str(harm), "--without", "acks_late")
+    site.wait_ready()
+    stream = Stream(site.background, [site.apis[0].url], seed=1)
+    more(site, stream)
+    kill_at_work(site, stream, harm)
+    stream.until(0)
+    site.wait(stream.ended, 30, "the end of the stream")
+
+    def named() -> dict[str, Any] | None:
+        account = site.ledger()
+        return account if account and account["unaccounted"]["messages"] else None
+
+    account = site.wait(named, 90, "what is lost")
+    lost = account["unaccounted"]
+    assert account["obstacle"] is None
+    assert lost["documents"] == account["in_flight"] >= 25
+    (gap,) = lost["producers"]
+    missing = site.query("""
+        SELECT producer_id::text, array_agg(number) FROM (
+            SELECT producer_id, generate_series(1, seq) AS number FROM producers
+            EXCEPT SELECT producer_id, seq FROM ledger) AS each
+        GROUP BY producer_id""")
+    numbers = [number for first, last in gap["numbers"] for number in range(first, last + 1)]
+    assert [(gap["producer_id"], numbers)] == [(key, sorted(all_)) for key, all_ in missing]
 
 
 @pytest.mark.fault("SIGTERM of the worker")

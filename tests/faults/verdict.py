@@ -9,9 +9,12 @@ from typing import Final
 import psycopg2
 
 from tests.faults.site import Site
-from tests.faults.stream import Stream
+from tests.stream import Stream
 
 RECOVERY_SECONDS: Final = 30
+REFUSAL_SECONDS: Final = 2.5
+"""The promise is two; the machine may be busy."""
+
 OUTCOMES: Final = ("stored", "unchanged", "superseded", "refused", "failed", "dead")
 
 
@@ -26,6 +29,7 @@ class Verdict:
         duplicated: writes counted more than once, or rows the categories count and do not have.
         wrong: documents with a content that is not the last one promised.
         unexpected: answers that were none of 202, 429, 502, 503.
+        slowest_refusal: until the last byte of a 503 came.
         recovery: from the end of the fault until what was accepted next was stored.
         drained: from the end of the fault until nothing was in flight.
         even: whether the account adds up, with nothing in flight.
@@ -40,6 +44,7 @@ class Verdict:
     wrong: int = 0
     unexpected: int = 0
     refused: int = 0
+    slowest_refusal: float = 0.0
     dead: int = 0
     restarts: int = 0
     recovery: float = float("inf")
@@ -56,6 +61,8 @@ class Verdict:
             found.append("the ledger is not even")
         if self.recovery > RECOVERY_SECONDS:
             found.append(f"recovered after {self.recovery:.1f} s")
+        if self.slowest_refusal > REFUSAL_SECONDS:
+            found.append(f"refused after {self.slowest_refusal:.1f} s")
         return found + self.notes
 
 
@@ -82,7 +89,7 @@ def judge(site: Site, stream: Stream, verdict: Verdict) -> Verdict:
             verdict.wrong += 1
     verdict.accepted = len(stream.accepted)
     verdict.stored = len(rows)
-    verdict.refused = stream.refused
+    verdict.refused, verdict.slowest_refusal = stream.refused, stream.slowest_refusal
     verdict.unexpected = sum(stream.unexpected.values())
     if stream.unexpected:
         verdict.notes.append(f"answers {dict(stream.unexpected)}")

@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -12,7 +13,8 @@ from uuid import UUID
 
 import aiohttp
 
-from tests.faults.background import Background
+from tests.background import Background
+from tests.stack import poll
 
 CLIENTS: Final = 8
 BATCH: Final = 25
@@ -118,6 +120,11 @@ class Stream:
                 client.result()
         return all(client.done() for client in self._clients)
 
+    def wait(self, more: int) -> None:
+        """Wait until `more` documents were accepted."""
+        aim = len(self.accepted) + more
+        poll(lambda: len(self.accepted), lambda count: count >= aim, seconds=60)
+
     def first_after(self, at: float) -> Promise | None:
         """Return the first promise made after a point in time."""
         return next((each for each in list(self.accepted) if each.at > at), None)
@@ -135,6 +142,11 @@ class Stream:
             if known is None or not shared or each.revision > known.revision:
                 found[each.text.id] = each
         return found
+
+    def broken(self, revisions: Mapping[str, int]) -> set[str]:
+        """Return the ids of documents that are not stored, or only as an older write had them."""
+        latest = self.latest().values()
+        return {each.text.id for each in latest if revisions.get(each.text.id, 0) < each.revision}
 
     def send(self, texts: Sequence[Text], url: str = "") -> None:
         """Have one more client send a batch until it is accepted, and wait for that."""
@@ -216,6 +228,18 @@ class Stream:
         for text, answer in zip(texts, answers, strict=True):
             assert answer["id"] == text.id
             self.accepted.append(Promise(now, text, answer["revision"]))
+
+
+@contextmanager
+def streaming(*urls: str) -> Iterator[Stream]:
+    """Let clients write while the block runs."""
+    with Background() as background:
+        stream = Stream(background, urls, seed=0)
+        try:
+            yield stream
+        finally:
+            stream.until(0)
+        poll(stream.ended, bool, seconds=_REQUEST_SECONDS + 5)
 
 
 def _session() -> aiohttp.ClientSession:
