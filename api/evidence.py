@@ -90,7 +90,7 @@ class Evidence:
                 self._gaps = self._read(ledger.gaps)
                 self._gaps_at, self._empty_at = self._now(), None
             if self._gaps:
-                self._look(now, self._gaps_at)
+                self._look(self._gaps_at)
             else:
                 self._settle([])
         except BrokerUnavailable as error:
@@ -102,8 +102,8 @@ class Evidence:
             raise
         return self.verdict.obstacle is not None
 
-    def _look(self, now: float, gaps_at: float) -> None:
-        lag = self._inventory.lag
+    def _look(self, gaps_at: float) -> None:
+        now, lag = self._now(), self._inventory.lag
         if self._empty_at is None:
             if now < gaps_at + lag:
                 self._doubt("the broker's figures may be older than the gaps")

@@ -55,7 +55,8 @@ def inventory(broker_url: str, api_url: str) -> Inventory:
 class Nobody:
     """In place of an inventory where there is none."""
 
-    lag = pause = 5.0
+    lag = 0.0  # nothing to wait for
+    pause = 5.0
 
     def empty(self, queues: Collection[str]) -> bool:  # noqa: ARG002  # there is nobody to ask
         """Raise BrokerUnavailable: nobody can tell."""

@@ -86,13 +86,26 @@ class BrokerBlocked(ConnectionError):
     """The broker takes nothing at the moment: a memory or disk alarm."""
 
 
-class _DefaultExchange(AMQP):
+class _EagerConnection(Connection):
+    """Tries again every three seconds at most; in kombu the pauses grow to thirty.
+
+    Celery's workers and beat name none: they would be late by that after a long outage.
+    """
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect, or try again for ever, unless the caller says otherwise."""
+        pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
+        return super().ensure_connection(*args, **pauses | kwargs)
+
+
+class _Amqp(AMQP):
     """Leaves queues on the broker's default exchange, to which every queue is always bound.
 
     Celery would put them on an exchange of its own, with bindings that can be missing.
     """
 
     default_exchange = Exchange("")
+    Connection = _EagerConnection
 
 
 def celery_app(broker_url: str) -> Celery:
@@ -107,7 +120,7 @@ def celery_app(broker_url: str) -> Celery:
     spool = broker_url.startswith("spool://")
     if spool:
         import shared.spool  # noqa: F401, PLC0415  # registers the transport; only who uses it loads it
-    app = Celery("postroom", broker=broker_url, amqp=_DefaultExchange, set_as_current=False)
+    app = Celery("postroom", broker=broker_url, amqp=_Amqp, set_as_current=False)
     app.conf.update(
         accept_content=["json"],
         task_serializer="orjson",

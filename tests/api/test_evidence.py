@@ -174,6 +174,15 @@ def test_without_an_answer_nothing_is_lost_and_the_reason_is_said(
     assert not looker.evidence.step()
 
 
+def test_who_has_nobody_to_ask_is_told_so_at_each_look(database: Database, sender: Sender) -> None:
+    promise(sender, 3)
+    evidence = Evidence(database, inventory("amqp://nowhere.invalid", ""))
+    for _ in range(3):
+        assert not evidence.step()
+        assert "BROKER_API_URL" in str(evidence.verdict.obstacle)
+    assert evidence.verdict.checked_at is None
+
+
 def test_a_database_that_was_away_is_asked_anew(
     looker: Looker, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,7 +136,7 @@ class Case:
         try:
             fault(site, stream)
         except AssertionError as error:
-            verdict.notes = [f"the fault does not end: {error}"]
+            verdict.notes = [f"the fault does not end: {str(error).splitlines()[0]}"]
             raise
         ended = monotonic()
         stream.until(max(self.documents, len(stream.accepted) + self.documents // 4))

@@ -38,11 +38,7 @@ PAIRS: Final = (
     ("clock", "test_the_clock_goes_back"),
     ("observing", "test_one_clock_of_two_goes_back"),
 )
-"""A guard and the case that shall fail without it.
-
-Not all of `GUARDS` are here: without some, such as `on_blocked`, the promise is kept but later, or
-by the next guard behind it.
-"""
+"""A guard and the case that shall fail without it."""
 
 
 def main() -> None:

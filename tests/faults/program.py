@@ -186,7 +186,6 @@ GUARDS: Final[dict[str, tuple[str, Callable[[], None]]]] = {
     "confirm_publish": ("api", _transport(confirm_publish=False)),
     "on_blocked": ("api", _transport(on_blocked=...)),
     "socket_timeouts": ("api", _transport(read_timeout=..., write_timeout=...)),
-    "one_try": ("api", _transport(max_retries=...)),
     "clock": ("api", _without_clock),
     "observing": ("api", _without_observing),
 }

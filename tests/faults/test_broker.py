@@ -24,10 +24,10 @@ def plain(site: Site) -> Site:
     return site
 
 
-def says_why(site: Site, reason: str) -> None:
-    """See that the API's log names what is wrong, not that something took too long."""
-    said = reason in site.apis[0].logged()
-    assert said, f"the log does not say {reason!r}"
+def says_why(site: Site) -> None:
+    """See that the API's log tells an alarm from a broker that is merely slow."""
+    said = "BrokerBlocked" in site.apis[0].logged()
+    assert said, "the log does not say that the broker is blocked"
 
 
 def refused(site: Site, stream: Stream, requests: int = REFUSED) -> None:
@@ -64,7 +64,7 @@ def test_the_broker_is_short_of_memory(plain: Site, case: Case) -> None:
         control(site.rabbitmq, "set_vm_memory_high_watermark", "absolute", "1")
         try:
             refused(site, stream)
-            says_why(site, "low on memory")
+            says_why(site)
         finally:
             control(site.rabbitmq, "set_vm_memory_high_watermark", "0.6")
 
@@ -77,7 +77,7 @@ def test_the_broker_is_short_of_disk(plain: Site, case: Case) -> None:
         control(site.rabbitmq, "set_disk_free_limit", "100000GB")
         try:
             refused(site, stream)
-            says_why(site, "low on disk")
+            says_why(site)
         finally:
             control(site.rabbitmq, "set_disk_free_limit", "50MB")
 

@@ -172,6 +172,27 @@ def test_a_broker_that_is_not_there_is_unavailable(unused_url: str) -> None:
     publisher.close()
 
 
+class Enough(Exception):
+    """Ends what would try for ever."""
+
+
+def test_who_waits_for_a_broker_tries_again_every_few_seconds(
+    unused_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers, beat and Flower, which name no pauses."""
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
+    pauses: list[float] = []
+
+    def note(_: Exception, pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) == 8:
+            raise Enough
+
+    with celery_app(unused_url).connection_for_read() as connection, pytest.raises(Enough):
+        connection.ensure_connection(note)
+    assert pauses == [1, 2, 3, 3, 3, 3, 3, 3]
+
+
 @pytest.mark.parametrize("password", ["wrong", ""])
 def test_a_wrong_password_is_unavailable_and_not_told(rabbitmq: RabbitMQ, password: str) -> None:
     url = rabbitmq.url.replace(rabbitmq.password, password)
