@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from local.ports import LOOPBACK, free_ports
@@ -57,26 +58,28 @@ class Proxy:
         return await asyncio.start_server(self._serve, LOOPBACK, self.port, backlog=200)
 
     async def _cut(self) -> None:
-        for writer in self._writers:
+        for writer in list(self._writers):
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = self._open
-        await line.wait()
-        try:
+        with self._kept(writer), contextlib.suppress(OSError):
+            line = self._open
+            await line.wait()
             there, back = await asyncio.open_connection(LOOPBACK, self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, back}
+            with self._kept(back):
+                await asyncio.gather(
+                    self._carry(reader, back, 0, line), self._carry(there, writer, 1, line)
+                )
+
+    @contextlib.contextmanager
+    def _kept(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """Know a connection as long as the block runs, and reset it in the end."""
+        self._writers.add(writer)
         try:
-            await asyncio.gather(
-                self._carry(reader, back, 0, line), self._carry(there, writer, 1, line)
-            )
+            yield
         finally:
-            self._writers -= {writer, back}
-            for each in (writer, back):
-                each.transport.abort()
+            self._writers.remove(writer)
+            writer.transport.abort()
 
     async def _carry(
         self,

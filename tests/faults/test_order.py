@@ -42,7 +42,7 @@ def test_the_clock_goes_back(site: Site, case: Case, clock: Path) -> None:
 def test_a_message_is_overtaken(site: Site, case: Case, harm: Path) -> None:
     """Its first delivery runs into the time limit, and meanwhile the newer versions are stored."""
     site.add_api()
-    site.add_worker("--deadly", str(harm), "--time-limit", "5")
+    site.add_worker("--deadly", str(harm), "--time-limit", "12")
 
     def overtake(site: Site, stream: Stream) -> None:
         texts, _ = batch(f"{HANG}-1-times")
@@ -50,7 +50,7 @@ def test_a_message_is_overtaken(site: Site, case: Case, harm: Path) -> None:
         happened(site, harm, HANG)
         stream.send([Text(each.id, f"newer {number}") for number, each in enumerate(texts)])
         newer = stream.accepted[-1]
-        site.wait(lambda: site.stored(newer), 4, "newer versions stored in time")
+        site.wait(lambda: site.stored(newer), 10, "newer versions stored in time")
         happened(site, harm, HANG, times=2)
 
     case.run(site, overtake)
