@@ -152,9 +152,13 @@ class Stream:
         """Have one more client send a batch until it is accepted, and wait for that."""
         self._background.run(self._send_now(texts, url or self._urls[0]))
 
-    async def _send_now(self, texts: Sequence[Text], url: str) -> None:
+    def replace(self, text: Text, read: int, url: str) -> None:
+        """Have one more client overwrite the revision that it read, and no other."""
+        self._background.run(self._send_now([text], url, read))
+
+    async def _send_now(self, texts: Sequence[Text], url: str, read: int | None = None) -> None:
         async with _session() as session:
-            await self._send(session, url, texts, random.Random(0))
+            await self._send(session, url, texts, random.Random(0), read)
 
     async def _client(self, number: int) -> None:
         choose = random.Random(f"{self._seed} {number}")
@@ -188,30 +192,30 @@ class Stream:
         url: str,
         texts: Sequence[Text],
         choose: random.Random,
+        read: int | None = None,
     ) -> None:
         """Send until it is accepted, refused for good, or the stream shall end."""
-        while not await self._send_once(session, url, texts):
+        while not await self._send_once(session, url, texts, read):
             # What `Retry-After: 1` asks for, spread.
             await asyncio.sleep(choose.uniform(0.5, 1.0))
             if len(self.accepted) >= self._wanted:
                 return
 
     async def _send_once(
-        self, session: aiohttp.ClientSession, url: str, texts: Sequence[Text]
+        self, session: aiohttp.ClientSession, url: str, texts: Sequence[Text], read: int | None
     ) -> bool:
-        documents = [{"id": each.id, "content": each.content} for each in texts]
-        one = len(documents) == 1
-        path = "/v1/documents" if one else "/v1/documents/batch"
+        method, path, content, headers = _request(texts, read)
         start = monotonic()
         try:
-            async with session.post(url + path, json=documents[0] if one else documents) as answer:
+            async with session.request(method, url + path, json=content, headers=headers) as answer:
                 body = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError):
             self.unanswered += 1
             self.uncertain.update(texts)
             return False
-        if answer.status == 202:
-            self._promised(texts, [body] if one else body["documents"])
+        # Who says what it has read is told whether that was so, after a moment.
+        if answer.status == 202 or (answer.status == 200 and read is not None):
+            self._promised(texts, [body] if len(texts) == 1 else body["documents"])
             return True
         self.uncertain.update(texts)
         if answer.status not in _RETRY:
@@ -228,6 +232,18 @@ class Stream:
         for text, answer in zip(texts, answers, strict=True):
             assert answer["id"] == text.id
             self.accepted.append(Promise(now, text, answer["revision"]))
+
+
+def _request(texts: Sequence[Text], read: int | None) -> tuple[str, str, Any, dict[str, str]]:
+    """Return method, path, JSON and headers of what writes some texts."""
+    if read is not None:
+        (text,) = texts
+        match = {"If-Match": f'"{read}"'}
+        return "PUT", f"/v1/documents/{text.id}", {"content": text.content}, match
+    documents = [{"id": each.id, "content": each.content} for each in texts]
+    if len(documents) == 1:
+        return "POST", "/v1/documents", documents[0], {}
+    return "POST", "/v1/documents/batch", documents, {}
 
 
 @contextmanager

@@ -26,14 +26,25 @@ def more(site: Site, stream: Stream, documents: int = 100) -> None:
     site.wait(lambda: len(stream.accepted) >= aim, 60, "more documents accepted")
 
 
+def at_work(site: Site, stream: Stream, harm: Path) -> None:
+    """Let a child have a message, of 25 documents, that it never ends; who comes next will."""
+    texts, _ = batch(f"{HANG}-1-times")
+    stream.send(texts)
+    happened(site, harm, HANG)
+
+
 @pytest.mark.quick
 @pytest.mark.broker
 @pytest.mark.fault("kill -9 of a prefork child, three times")
-def test_a_child_is_killed(site: Site, case: Case) -> None:
-    begin(site)
+def test_a_child_is_killed(site: Site, case: Case, harm: Path) -> None:
+    begin(site, "--deadly", str(harm))
 
     def kill_child(site: Site, stream: Stream) -> None:
-        for _ in range(3):
+        at_work(site, stream, harm)
+        for child in site.children(site.workers[0]):
+            child.kill()
+        more(site, stream, case.documents // 20)
+        for _ in range(2):
             site.wait(lambda: site.children(site.workers[0]), 30, "a child")[0].kill()
             more(site, stream, case.documents // 20)
 
@@ -47,22 +58,13 @@ def test_the_worker_is_killed(site: Site, case: Case, harm: Path) -> None:
     begin(site, "--deadly", str(harm))
 
     def kill_worker(site: Site, stream: Stream) -> None:
-        kill_at_work(site, stream, harm)
-        site.kill(site.workers[0])
-        more(site, stream)
-        site.wait(site.workers[0].ready, 30, "the worker again")
+        at_work(site, stream, harm)
+        for _ in range(2):
+            site.kill(site.workers[0])
+            more(site, stream)
+            site.wait(site.workers[0].ready, 30, "the worker again")
 
     case.run(site, kill_worker)
-
-
-def kill_at_work(site: Site, stream: Stream, harm: Path) -> None:
-    """Kill the worker while it surely has a message, one of 25 documents."""
-    texts, _ = batch(f"{HANG}-1-times")
-    stream.send(texts)
-    happened(site, harm, HANG)
-    site.kill(site.workers[0])
-    more(site, stream)
-    site.wait(site.workers[0].ready, 30, "the worker again")
 
 
 def test_what_a_worker_loses_is_named(site: Site, harm: Path) -> None:
@@ -71,7 +73,9 @@ def test_what_a_worker_loses_is_named(site: Site, harm: Path) -> None:
     site.wait_ready()
     stream = Stream(site.background, [site.apis[0].url], seed=1)
     more(site, stream)
-    kill_at_work(site, stream, harm)
+    at_work(site, stream, harm)
+    site.kill(site.workers[0])
+    more(site, stream)
     stream.until(0)
     site.wait(stream.ended, 30, "the end of the stream")
 
