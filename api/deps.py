@@ -80,6 +80,7 @@ class Services:
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.clock = Clock()
+        self._loop = asyncio.get_running_loop()
         self._account = Account(uuid7())
         app = celery_app(settings.broker_url.get_secret_value())
         self._publisher = Publisher(app, self._account)
@@ -158,9 +159,12 @@ class Services:
         except TimeoutError as error:
             raise BrokerUnavailable("no answer in time") from error
 
+    def stop_waiting(self) -> None:
+        """Answer those who wait for an outcome with what is known; for a signal's handler."""
+        self._loop.call_soon_threadsafe(self.outcomes.stop)
+
     async def close(self) -> None:
         """Publish what is accepted, write the last mark, close all connections."""
-        self.outcomes.close()
         await asyncio.to_thread(self.intake.close)
         try:
             await self._mark(closed=True)

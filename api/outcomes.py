@@ -61,10 +61,16 @@ class _Waiters(Generic[KeyT, ValueT]):
 
     def fail(self, error: Exception) -> None:
         """Tell everybody that it is not to be had."""
-        for futures in self._futures.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+        for future in self._undone():
+            future.set_exception(error)
+
+    def cancel(self) -> None:
+        """Have nobody wait any more."""
+        for future in self._undone():
+            future.cancel()
+
+    def _undone(self) -> list[asyncio.Future[ValueT]]:
+        return [each for futures in self._futures.values() for each in futures if not each.done()]
 
 
 class Outcomes:
@@ -79,6 +85,7 @@ class Outcomes:
         self._messages: _Waiters[int, str] = _Waiters()
         self._revisions: _Waiters[tuple[UUID, frozenset[int]], int] = _Waiters()
         self._polling: asyncio.Task[None] | None = None
+        self._stopped = False
 
     async def of_message(self, receipt: Receipt, seconds: float) -> str | None:
         """Return the letters of a message's documents, or None if it takes longer than that.
@@ -86,9 +93,7 @@ class Outcomes:
         A database that is away is waited for like the rest.
         """
         with self._messages.waiting(receipt.envelope.seq) as letters:
-            self._poll_on()
-            await asyncio.wait([letters], timeout=seconds)
-            return letters.result() if letters.done() else None
+            return await self._wait(letters, seconds)
 
     async def of_document(self, receipt: Receipt, seconds: float) -> Outcome | None:
         """Return what became of one document, or None if that takes longer."""
@@ -102,19 +107,21 @@ class Outcomes:
             DatabaseUnavailable: the database does not answer.
         """
         with self._revisions.waiting((document_id, frozenset(known))) as revision:
-            self._poll_on()
-            await asyncio.wait([revision], timeout=seconds)
-            if revision.done():
-                revision.result()
+            await self._wait(revision, seconds)
 
-    def close(self) -> None:
-        """Ask no more."""
-        if self._polling is not None:
-            self._polling.cancel()
+    def stop(self) -> None:
+        """Have nobody wait any more, from now on."""
+        self._stopped = True
+        self._messages.cancel()
+        self._revisions.cancel()
 
-    def _poll_on(self) -> None:
+    async def _wait(self, future: asyncio.Future[ValueT], seconds: float) -> ValueT | None:
+        if self._stopped:
+            return None
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
+        await asyncio.wait([future], timeout=seconds)
+        return future.result() if future.done() and not future.cancelled() else None
 
     async def _poll(self) -> None:
         while self._messages or self._revisions:

@@ -124,6 +124,24 @@ class TestPrefer:
         stored(pipe.client, answer.json()["id"])
 
 
+    def test_who_waits_is_answered_when_the_api_stops(self, pipe: Pipe) -> None:
+        before = ledger(pipe.client)["accepted"]
+        pipe.stop_workers()
+        try:
+            with ThreadPoolExecutor() as threads:
+                write = threads.submit(
+                    pipe.client.post, DOCUMENTS, json={"content": "one"}, headers=ANY_WAIT
+                )
+                poll(lambda: ledger(pipe.client)["accepted"], lambda n: n > before, seconds=10)
+                pipe.api.stop()
+                assert write.result().status_code == 202
+            pipe.api.start()
+            pipe.api.wait_ready()
+        finally:
+            pipe.start_workers()
+        stored(pipe.client, write.result().json()["id"])
+
+
 class TestWaitingReads:
     def test_a_read_waits_for_a_document_on_its_way(self, client: httpx2.Client) -> None:
         where = path()
