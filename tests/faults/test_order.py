@@ -46,6 +46,10 @@ def test_a_message_is_overtaken(site: Site, case: Case, harm: Path) -> None:
     site.add_worker("--deadly", str(harm), "--time-limit", "12")
 
     def overtake(site: Site, stream: Stream) -> None:
+        # One child hangs; the other one shall have little else to do.
+        stream.pause = LONG_PAUSE
+        before = stream.accepted[-1]
+        site.wait(lambda: site.stored(before), 60, "the backlog worked off")
         texts, _ = batch(f"{HANG}-1-times")
         stream.send(texts)
         happened(site, harm, HANG)
@@ -53,6 +57,7 @@ def test_a_message_is_overtaken(site: Site, case: Case, harm: Path) -> None:
         newer = stream.accepted[-1]
         site.wait(lambda: site.stored(newer), 10, "newer versions stored in time")
         happened(site, harm, HANG, times=2)
+        stream.pause = PAUSE_SECONDS
 
     case.run(site, overtake)
 
