@@ -123,7 +123,6 @@ class TestPrefer:
             pipe.start_workers()
         stored(pipe.client, answer.json()["id"])
 
-
     def test_who_waits_is_answered_when_the_api_stops(self, pipe: Pipe) -> None:
         before = ledger(pipe.client)["accepted"]
         pipe.stop_workers()

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from shared import dead
 from shared.dead import Dead, Fault, FaultKind, Letter, RawMessage, Reason
-from shared.messages import DELIVERY_LIMIT, RECLASSIFY, REPLAY, Classified, Envelope
+from shared.messages import DELIVERY_LIMIT, RECLASSIFY, REPLAY, VERSION, Classified, Envelope
 from shared.revision import DAY, microseconds_now
 from tests.shared.store.samples import document_id
 from tests.worker.bench import CASES, FINE, Case, body, document, headers
+
+OLDER = {"version": VERSION - 1}
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 OLDEST = microseconds_now() - 30 * DAY
@@ -177,7 +179,7 @@ def test_the_letter_of_a_culprit_that_is_stored_names_it_and_counts_none() -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"timelimit": "abc"}, {"id": ...}, {"task": ...}, {"seq": "x"}, {"version": 1}]
+    "change", [{"timelimit": "abc"}, {"id": ...}, {"task": ...}, {"seq": "x"}, OLDER]
 )
 def test_documents_are_replayed_whatever_the_headers_are(change: dict[str, Any]) -> None:
     message = raw(FINE, headers(1, **change))
