@@ -122,7 +122,9 @@ def _judge_account(site: Site, stream: Stream, verdict: Verdict) -> None:
     if account["dead"] != len(stream.doomed):
         verdict.notes.append(f"dead {account['dead']}")
     if not verdict.even:
-        verdict.notes.append(f"account {account}, uncertain {uncertain}")
+        figures = {name: account[name] for name in ("accepted", *OUTCOMES, "in_flight")}
+        figures |= {"unaccounted": account["unaccounted"]["documents"], "uncertain": uncertain}
+        verdict.notes.append(", ".join(f"{name} {n}" for name, n in figures.items() if n))
 
 
 def drained(site: Site, stream: Stream) -> bool:
