@@ -17,6 +17,7 @@ from api.deps import Services
 from api.middleware import HeadAsGet, RequestId
 from api.routes import (
     categories,
+    classify,
     dead_letters,
     documents,
     health,
@@ -81,6 +82,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         listings,  # before `documents`, one of whose paths is any id
         documents,
         categories,
+        classify,
         dead_letters,
         ledger,
         health,

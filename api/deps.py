@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from uuid_utils.compat import uuid7
 
 from api.backlog import Backlog
+from api.classifier import Classifier
 from api.evidence import Evidence
 from api.intake import Intake
 from api.metrics import State
@@ -87,6 +88,7 @@ class Services:
         self._gauge = Gauge(app)
         self.backlog = Backlog(settings.backlog_limit)
         self.intake = Intake(self._publisher, self.backlog)
+        self.classifier = Classifier(settings.broker_url.get_secret_value())
         database = Database(
             settings.database_url.get_secret_value(),
             pool_size=settings.db_pool_size,
@@ -166,6 +168,7 @@ class Services:
     async def close(self) -> None:
         """Publish what is accepted, write the last mark, close all connections."""
         await asyncio.to_thread(self.intake.close)
+        await asyncio.to_thread(self.classifier.close)
         try:
             await self._mark(closed=True)
         except DatabaseUnavailable as error:

@@ -31,6 +31,7 @@ from shared.errors import (
     DocumentNotFound,
     PostroomError,
     PreconditionFailed,
+    WorkersUnavailable,
 )
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -106,6 +107,11 @@ _DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int | None]]] = 
     DatabaseUnavailable: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "The database does not answer at the moment. Try again.",
+        1,
+    ),
+    WorkersUnavailable: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "No worker has answered in time. Nothing was stored; send it again.",
         1,
     ),
     DocumentNotFound: (

@@ -4,6 +4,7 @@ PostroomError
 ├── BrokerUnavailable      the message was not confirmed: nothing was promised
 ├── BacklogFull            too much waits to be processed: nothing was promised
 ├── DatabaseUnavailable    the database does not answer in time
+├── WorkersUnavailable     no worker has answered in time
 ├── DocumentNotFound       no such document is stored, or not yet, or it was deleted
 ├── PreconditionFailed     the document is not as the write says that it must be
 └── MetadataTooLarge       a patch would make the metadata larger than it may be
@@ -24,6 +25,10 @@ class BacklogFull(PostroomError):
 
 class DatabaseUnavailable(PostroomError):
     """The database did not answer in time."""
+
+
+class WorkersUnavailable(PostroomError):
+    """No worker answered in time: there is none, all are busy, or the one that was asked died."""
 
 
 class DocumentNotFound(PostroomError):

@@ -6,7 +6,7 @@ worker; the worker has exactly one task for each `Message` here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, NotRequired, Self
+from typing import Annotated, Any, Final, Literal, NotRequired, Self, final
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 INGEST_QUEUE: Final = "ingest"
 BULK_QUEUE: Final = "bulk"
+CLASSIFY_QUEUE: Final = "classify"
 MAINTAIN_QUEUE: Final = "maintain"
 DEAD_QUEUE: Final = "dead"
 
@@ -47,10 +48,13 @@ REPLAY: Final = Message(INGEST.task, BULK_QUEUE)
 """`INGEST` once more, with the documents of a dead letter: never in front of new ones."""
 
 RECLASSIFY: Final = Message("documents.reclassify", BULK_QUEUE)
+CLASSIFY: Final = Message("texts.classify", CLASSIFY_QUEUE)
+"""Questions that are answered to whoever asks, and outside the account: see `Question`."""
+
 FOLD_LEDGER: Final = Message("ledger.fold", MAINTAIN_QUEUE)
 PURGE_TOMBSTONES: Final = Message("documents.purge_tombstones", MAINTAIN_QUEUE)
 
-MESSAGES: Final = (INGEST, RECLASSIFY, FOLD_LEDGER, PURGE_TOMBSTONES)
+MESSAGES: Final = (INGEST, RECLASSIFY, CLASSIFY, FOLD_LEDGER, PURGE_TOMBSTONES)
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -88,6 +92,72 @@ class Classified(TypedDict):
 
     id: str
     content_revision: int
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Question(TypedDict):
+    """One caller's texts, as they travel in `CLASSIFY`; the reply has an `Answer` for each text.
+
+    `top` is how many categories each answer names, `explain` whether it says why.
+    """
+
+    texts: list[str]
+    top: int
+    explain: bool
+
+
+class CategoryScore(TypedDict):
+    """A category and its probability, 0 to 1."""
+
+    category: str
+    score: float
+
+
+class WordWeight(TypedDict):
+    """A word and what it speaks for (above 0) or against a category."""
+
+    word: str
+    weight: float
+
+
+class Explanation(TypedDict):
+    """Why a text has its category: the words that weigh most, and the sum of all others.
+
+    The words' weights, `other_words` and `bias` add up to `total`, the linear score.
+    """
+
+    supporting: list[WordWeight]
+    opposing: list[WordWeight]
+    other_words: float
+    bias: float
+    total: float
+
+
+@final
+class Answer(TypedDict):
+    """What a text is, as it is replied and as the API hands it on."""
+
+    category: str
+    confidence: float
+    scores: list[CategoryScore]
+    model_version: str
+    explanation: NotRequired[Explanation]
+
+
+@final
+class NoAnswer(TypedDict):
+    """The model cannot bear the text; `error` says no word of it."""
+
+    error: str
+
+
+class Reply(TypedDict):
+    """What comes back for a `CLASSIFY`.
+
+    `answers` has a list for each question. It is left out if the process that worked on it died.
+    """
+
+    answers: NotRequired[list[list[Answer | NoAnswer]]]
 
 
 class Unreadable(Exception):
@@ -194,6 +264,7 @@ class _Headers(TypedDict):
 _HEADERS: Final = TypeAdapter(_Headers)
 _ITEMS: Final = TypeAdapter(Annotated[list[Classified], Field(min_length=1)])
 _DOCUMENTS: Final = TypeAdapter(Annotated[list[Document], Field(min_length=1)])
+_QUESTIONS: Final = TypeAdapter(list[Question])
 
 
 def read_documents(payload: object) -> list[Document]:
@@ -223,6 +294,18 @@ def read_items(payload: object) -> list[Classified]:
     except ValueError as error:
         raise Unreadable(f"items: {error}") from error
     return items
+
+
+def read_questions(payload: object) -> list[Question]:
+    """Return the questions of a `CLASSIFY` payload.
+
+    Raises:
+        Unreadable: the payload is not a list of questions, or one of them is malformed.
+    """
+    try:
+        return _QUESTIONS.validate_python(payload)
+    except ValidationError as error:
+        raise Unreadable(f"questions: {_first(error)}") from error
 
 
 def check_documents(envelope: Envelope, documents: Sequence[Document], oldest: int) -> None:

@@ -7,11 +7,11 @@ real broker hold it to that.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
 from types import FunctionType
 from typing import Any, Final, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import orjson
 import structlog
@@ -27,6 +27,7 @@ from shared.errors import BrokerUnavailable
 from shared.logs import Failing
 from shared.messages import (
     BULK_QUEUE,
+    CLASSIFY_QUEUE,
     DEAD_QUEUE,
     DELIVERY_LIMIT,
     INGEST_QUEUE,
@@ -52,6 +53,14 @@ _DOCUMENTS: Final = _QUORUM | {
 # A quorum queue, too: in a cluster a classic one is gone with its node, and the declaration of a
 # queue that is gone ends every worker that connects.
 _TICKS: Final = _QUORUM | {"x-message-ttl": 60_000}
+# Each question says itself when it expires. Those that nobody takes must not fill the broker, and
+# one that ends the workers that take it is dropped soon.
+_QUESTIONS: Final = _QUORUM | {
+    "x-message-ttl": 60_000,
+    "x-delivery-limit": 3,
+    "x-overflow": "reject-publish",
+    "x-max-length-bytes": 256 << 20,
+}
 
 
 def _queue(name: str, arguments: dict[str, Any]) -> Queue:
@@ -64,6 +73,7 @@ QUEUES: Final = {
         _queue(DEAD_QUEUE, _QUORUM),
         _queue(INGEST_QUEUE, _DOCUMENTS),
         _queue(BULK_QUEUE, _DOCUMENTS),
+        _queue(CLASSIFY_QUEUE, _QUESTIONS),
         _queue(MAINTAIN_QUEUE, _TICKS),
     )
 }
@@ -73,6 +83,9 @@ _SLOW_SECONDS: Final = 0.8
 
 _QUICK_SECONDS: Final = 0.3
 """A publish that failed sooner is tried once more: its connection may just have been a dead one."""
+
+_LISTEN_SECONDS: Final = 0.5
+_HEARTBEAT_SECONDS: Final = 10
 
 logger = structlog.get_logger(__name__)
 
@@ -201,11 +214,7 @@ class Publisher:
     def __init__(self, app: Celery, account: Account) -> None:
         self.account = account
         self.declared = False
-        self._app = app
-        # The pool's own limit does not bound the wait for a connection.
-        self._free = BoundedSemaphore(PUBLISHER_THREADS)
-        self._breaker = _Breaker()
-        self._said = Failing(logger, "the broker does not confirm", "the broker confirms again")
+        self._line = _Line(app)
 
     def publish(
         self,
@@ -229,31 +238,15 @@ class Publisher:
             BrokerUnavailable: the broker did not confirm. The message's number is void; the
                 message may have arrived all the same.
         """
-        try:
-            envelope = self._publish(message, payload, documents, summary, replays)
-        except BrokerUnavailable as error:
-            self._said.failed(error)
-            raise
-        self._said.succeeded()
-        return envelope
-
-    @property
-    def confirms(self) -> bool:
-        """Whether the broker confirmed the last message, or there was none yet."""
-        return not self._said.failing
-
-    def _publish(
-        self,
-        message: Message,
-        payload: dict[str, Any],
-        documents: int,
-        summary: str,
-        replays: UUID | None,
-    ) -> Envelope:
-        with self._slot(), self._breaker.attempt() as attempt:
+        with self._line.attempt() as attempt:
             envelope = replace(self.account.number(documents), replays=replays)
+            options = {
+                "task_id": envelope.task_id,
+                "headers": envelope.headers(),
+                "delivery_mode": 2,
+            }
             try:
-                self._send(message, payload, envelope, summary, attempt)
+                self._line.send(message, payload, summary, options, attempt)
             except BaseException:
                 self.account.void(envelope)
                 self.declared = False  # a broker that was made anew has no queues
@@ -261,13 +254,18 @@ class Publisher:
             self.account.confirm(envelope)
         return envelope
 
+    @property
+    def confirms(self) -> bool:
+        """Whether the broker confirmed the last message, or there was none yet."""
+        return self._line.confirms
+
     def declare(self) -> None:
         """Declare every queue.
 
         Raises:
             BrokerUnavailable: the broker cannot be reached or refuses.
         """
-        with self._connection() as connection:
+        with self._line.connection() as connection:
             declare(connection)
         self.declared = True
 
@@ -277,8 +275,142 @@ class Publisher:
         Raises:
             BrokerUnavailable: it cannot be reached, or the queue is missing.
         """
-        with self._connection() as connection, connection.channel() as channel:
+        with self._line.connection() as connection, connection.channel() as channel:
             QUEUES[INGEST_QUEUE](channel).queue_declare(passive=True)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._line.close()
+
+
+class Asker:
+    """Publishes messages that are replied to, outside the account, and hears the replies.
+
+    Blocking: use it from one thread. A call takes at most about two seconds.
+    """
+
+    def __init__(
+        self, app: Celery, heard: Callable[[str, Any], None], deaf: Callable[[], None]
+    ) -> None:
+        """Start listening, see `Replies`.
+
+        Args:
+            app: says where the broker is; of this object's own, which closes it.
+            heard: called with a reply's task id and its value, from another thread.
+            deaf: called when the replies to all that was asked are lost, from another thread.
+        """
+        self._line = _Line(app)
+        self._replies = Replies(app, heard, deaf)
+
+    def ask(
+        self,
+        message: Message,
+        payload: dict[str, Any],
+        *,
+        summary: str,
+        task_id: str,
+        seconds: float,
+    ) -> None:
+        """Publish `message`; return once the broker has confirmed it.
+
+        Args:
+            message: which task, on which queue.
+            payload: the task's keyword arguments.
+            summary: what dashboards show in place of the payload.
+            task_id: its identity, and that of the reply.
+            seconds: after that time nobody works on it any more.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm, or no reply would be heard.
+        """
+        reply_to = self._replies.queue
+        if reply_to is None:
+            raise BrokerUnavailable("replies are not heard")
+        options = {
+            "task_id": task_id,
+            "reply_to": reply_to,
+            "delivery_mode": 1,
+            # Twice: the broker drops what waits, the worker what it has fetched already.
+            "expiration": seconds,
+            "expires": seconds,
+        }
+        with self._line.attempt() as attempt:
+            self._line.send(message, payload, summary, options, attempt)
+
+    def close(self) -> None:
+        """Stop listening, and close all connections."""
+        self._replies.close()
+        self._line.close()
+
+
+class _Line:
+    """Sends messages and returns only when the broker has each one safe."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        # The pool's own limit does not bound the wait for a connection.
+        self._free = BoundedSemaphore(PUBLISHER_THREADS)
+        self._breaker = _Breaker()
+        self._said = Failing(logger, "the broker does not confirm", "the broker confirms again")
+
+    @property
+    def confirms(self) -> bool:
+        """Whether the broker confirmed the last message, or there was none yet."""
+        return not self._said.failing
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator["_Attempt"]:
+        """Yield an attempt to send, when it is one's turn.
+
+        Raises:
+            BrokerUnavailable: not now, or what is sent meanwhile raises it.
+        """
+        try:
+            with self._slot(), self._breaker.attempt() as attempt:
+                yield attempt
+        except BrokerUnavailable as error:
+            self._said.failed(error)
+            raise
+        self._said.succeeded()
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Yield a connection outside the pool, dropped without a handshake afterwards."""
+        connection = self._app.connection_for_write()
+        try:
+            _connect(connection)
+            yield connection
+        except _FAULTS as error:
+            raise BrokerUnavailable(_reason(error)) from error
+        finally:
+            connection.collect()
+
+    def send(
+        self,
+        message: Message,
+        payload: dict[str, Any],
+        summary: str,
+        options: dict[str, Any],
+        attempt: "_Attempt",
+    ) -> None:
+        """Send, and once more if the first try failed at once, as after a broker's restart.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm.
+        """
+        for last in (False, True):
+            start = monotonic()
+            try:
+                self._send_once(message, payload, summary, options)
+            except _FAULTS as error:
+                seconds = monotonic() - start
+                blocked = isinstance(error.__cause__, BrokerBlocked)
+                if blocked or seconds > _SLOW_SECONDS:
+                    attempt.failed = True
+                if last or blocked or seconds > _QUICK_SECONDS or isinstance(error, ChannelError):
+                    raise BrokerUnavailable(_reason(error)) from error
+            else:
+                return
 
     def close(self) -> None:
         """Close all connections."""
@@ -293,57 +425,19 @@ class Publisher:
         finally:
             self._free.release()
 
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        """Yield a connection outside the pool, dropped without a handshake afterwards."""
-        connection = self._app.connection_for_write()
-        try:
-            _connect(connection)
-            yield connection
-        except _FAULTS as error:
-            raise BrokerUnavailable(_reason(error)) from error
-        finally:
-            connection.collect()
-
-    def _send(
-        self,
-        message: Message,
-        payload: dict[str, Any],
-        envelope: Envelope,
-        summary: str,
-        attempt: "_Attempt",
-    ) -> None:
-        """Send, and once more if the first try failed at once, as after a broker's restart."""
-        for last in (False, True):
-            start = monotonic()
-            try:
-                self._send_once(message, payload, envelope, summary)
-            except _FAULTS as error:
-                seconds = monotonic() - start
-                blocked = isinstance(error.__cause__, BrokerBlocked)
-                if blocked or seconds > _SLOW_SECONDS:
-                    attempt.failed = True
-                if last or blocked or seconds > _QUICK_SECONDS or isinstance(error, ChannelError):
-                    raise BrokerUnavailable(_reason(error)) from error
-            else:
-                return
-
     def _send_once(
-        self, message: Message, payload: dict[str, Any], envelope: Envelope, summary: str
+        self, message: Message, payload: dict[str, Any], summary: str, options: dict[str, Any]
     ) -> None:
         producer = self._app.amqp.producer_pool.acquire(block=True, timeout=0.5)
         try:
             self._app.send_task(
                 message.task,
                 kwargs=payload,
-                task_id=envelope.task_id,
-                headers=envelope.headers(),
                 producer=producer,
                 # A Queue object: given a name, Celery would fall back to its default queue.
                 queue=QUEUES[message.queue],  # type: ignore[arg-type]  # the stubs know names only
                 declare=[],  # nothing is made on the way; the queues are declared at start
                 mandatory=True,
-                delivery_mode=2,
                 retry=False,
                 timeout=1,
                 confirm_timeout=1,
@@ -351,6 +445,7 @@ class Publisher:
                 kwargsrepr="",
                 ignore_result=True,
                 add_to_parent=False,
+                **options,
             )
         except BaseException:
             # Drop the socket without a handshake, which has no time limit. Late confirms, which
@@ -389,6 +484,131 @@ class Gauge:
     def close(self) -> None:
         """Drop the connection without a handshake, which has no time limit."""
         self._connection.collect()
+
+
+class Replies:
+    """Hears replies on a queue of its own, in one thread, which connects again by itself.
+
+    Each connection has a new queue, which nobody else can read and which goes with the connection.
+    """
+
+    def __init__(
+        self, app: Celery, heard: Callable[[str, Any], None], deaf: Callable[[], None]
+    ) -> None:
+        """Start listening.
+
+        Args:
+            app: says where the broker is.
+            heard: called from the thread with a reply's correlation id and its value.
+            deaf: called from the thread when `queue` is gone, with all replies on their way to it.
+        """
+        self.queue: str | None = None
+        self._app = app
+        self._heard = heard
+        self._deaf = deaf
+        self._stopping = Event()
+        self._said = Failing(logger, "replies are not heard", "replies are heard again")
+        self._thread = Thread(target=self._run, name="replies", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening; takes as long as one wait for a reply."""
+        self._stopping.set()
+        self._thread.join(2 * _LISTEN_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except Exception as error:  # noqa: BLE001  # the next connection may be a better one
+                self._said.failed(_reason(error))
+            finally:
+                self.queue = None
+                self._deaf()
+            self._stopping.wait(_LISTEN_SECONDS)
+
+    def _listen(self) -> None:
+        connection = self._app.connection_for_read(heartbeat=_HEARTBEAT_SECONDS)
+        try:
+            _connect(connection)
+            queue = Queue(
+                f"replies.{uuid4().hex}",
+                Exchange(""),
+                durable=False,
+                exclusive=True,
+                auto_delete=True,
+            )
+            connection.Consumer(queue, no_ack=True, on_message=self._hear).consume()
+            self.queue = queue.name
+            self._said.succeeded()
+            while not self._stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    connection.drain_events(timeout=_LISTEN_SECONDS)
+                connection.heartbeat_check()  # else nothing tells of a broker that fell silent
+        finally:
+            connection.collect()
+
+    def _hear(self, message: Any) -> None:
+        try:
+            reply = orjson.loads(message.body)
+        except orjson.JSONDecodeError as error:
+            logger.warning("reply cannot be read", reason=str(error))
+        else:
+            self._heard(message.properties.get("correlation_id", ""), reply)
+
+
+class Replier:
+    """Sends replies, on a connection of its own that it keeps; for one thread."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._connection: Connection | None = None
+
+    def send(self, reply_to: str, task_id: str, reply: object) -> None:
+        """Reply; if nobody listens any more, that is the end of it.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm.
+        """
+        body = orjson.dumps(reply)
+        for last in (False, True):
+            try:
+                self._send_once(reply_to, task_id, body)
+            except ChannelError:
+                self.close()
+                return  # the spool says so where RabbitMQ does not
+            except _FAULTS as error:
+                self.close()
+                if last:
+                    raise BrokerUnavailable(_reason(error)) from error
+            else:
+                return
+
+    def close(self) -> None:
+        """Drop the connection without a handshake, which has no time limit."""
+        if self._connection is not None:
+            self._connection.collect()
+            self._connection = None
+
+    def _send_once(self, reply_to: str, task_id: str, body: bytes) -> None:
+        if self._connection is None:
+            # Confirmed, though a reply may be lost: after a restart of the broker the first one
+            # would vanish in a socket that only seems to be open.
+            options = {"confirm_publish": True}
+            self._connection = self._app.connection_for_write(transport_options=options)
+            _connect(self._connection)
+        self._connection.Producer(auto_declare=False).publish(
+            body,
+            exchange="",
+            routing_key=reply_to,
+            correlation_id=task_id,
+            content_type="application/json",
+            content_encoding="utf-8",
+            delivery_mode=1,
+            retry=False,
+            timeout=1,
+            confirm_timeout=1,
+        )
 
 
 def _connect(connection: Connection) -> None:

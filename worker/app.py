@@ -29,6 +29,7 @@ app.conf.update(
     imports=(
         "worker.tasks.ingest",
         "worker.tasks.reclassify",
+        "worker.tasks.classify",
         "worker.tasks.fold_ledger",
         "worker.tasks.purge_tombstones",
     ),

@@ -6,11 +6,11 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from shared.messages import BULK_QUEUE, INGEST_QUEUE, MAINTAIN_QUEUE
+from shared.messages import BULK_QUEUE, CLASSIFY_QUEUE, INGEST_QUEUE, MAINTAIN_QUEUE
 from shared.settings import SharedSettings
 from worker.classify.artefact import DEFAULT, MANIFEST
 
-QUEUES: Final = (INGEST_QUEUE, BULK_QUEUE, MAINTAIN_QUEUE)
+QUEUES: Final = (INGEST_QUEUE, BULK_QUEUE, CLASSIFY_QUEUE, MAINTAIN_QUEUE)
 """What workers may consume. Dead letters wait for a person."""
 
 

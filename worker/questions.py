@@ -1,0 +1,42 @@
+"""Questions that somebody waits for, among messages that can wait."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from celery.worker.request import Request
+
+from shared.errors import BrokerUnavailable
+from shared.messages import Reply
+from shared.queue import Replier
+from worker.deaths import death_of
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = structlog.get_logger(__name__)
+
+
+class Asked(Request):
+    """A message that somebody waits for: told at once if the child that worked on it has died."""
+
+    def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Reply without an answer."""
+        died = death_of(exc_info.exception)
+        try:
+            return super().on_failure(exc_info, *args, **kwargs)
+        except MemoryError:
+            pass  # Celery would end the worker
+        finally:
+            if died is not None:
+                logger.error("child died", task_id=self.id, kind=died.kind, reason=died.error)
+                self._tell()
+
+    def _tell(self) -> None:
+        # On a connection for this once: one that is kept would be inherited by the next child.
+        replier = Replier(cast("Celery", self.app))
+        try:
+            replier.send(str(self.reply_to), self.id, Reply())
+        except BrokerUnavailable as error:
+            logger.warning("reply cannot be sent", task_id=self.id, reason=str(error))
+        finally:
+            replier.close()
