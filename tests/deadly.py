@@ -1,7 +1,7 @@
 """Texts that harm who classifies them. `python -m tests.deadly` is a worker that lets them.
 
-The seam is ours, the model's `classify`: so children die as they do of a real fault, while they
-work on the one document that has the word. `deadly-kill` kills each time, `deadly-kill-2-times`
+The seam is ours, the model's `probabilities`: so children die as they do of a real fault, while they
+work on the one text that has the word. `deadly-kill` kills each time, `deadly-kill-2-times`
 twice.
 """
 
@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import Any, Final
 
 KILL, OOM, HANG, POISON = "deadly-kill", "deadly-memory", "deadly-hang", "deadly-poison"
 
@@ -21,19 +21,19 @@ _WORD: Final = re.compile(rf"({KILL}|{OOM}|{HANG}|{POISON})(?:-(\d+)-times)?")
 
 def allow(counts: Path | None = None) -> None:
     """Let texts do harm in this process and its children; count that in a folder's files."""
-    from worker.classify.model import Model, Prediction  # noqa: PLC0415  # only a worker has it
+    from worker.classify.model import Model  # noqa: PLC0415  # only a worker has it
 
-    classify = Model.classify
+    probabilities = Model.probabilities
 
-    def classify_what_may_be_deadly(self: Model, texts: Sequence[str]) -> list[Prediction]:
+    def of_what_may_be_deadly(self: Model, texts: Sequence[str]) -> Any:
         for each in texts:
             if word := _WORD.search(each):
                 kind, times = word.groups()
                 if counts is None or _counts(counts / kind, times):
                     _HARM[kind]()
-        return classify(self, texts)
+        return probabilities(self, texts)
 
-    Model.classify = classify_what_may_be_deadly  # type: ignore[method-assign]  # that is the point
+    Model.probabilities = of_what_may_be_deadly  # type: ignore[method-assign]  # that is the point
 
 
 def _counts(file: Path, times: str | None) -> bool:

@@ -18,6 +18,7 @@ from shared.settings import load  # noqa: E402
 from worker.dead_letters import ReadDeadLetters  # noqa: E402
 from worker.deaths import Deaths  # noqa: E402
 from worker.guard import DeclareQueues, SafeRequest  # noqa: E402
+from worker.questions import AskedFirst  # noqa: E402
 from worker.runtime import Runtime  # noqa: E402
 from worker.schedule import SCHEDULE  # noqa: E402
 from worker.settings import WorkerSettings  # noqa: E402
@@ -66,6 +67,7 @@ app.conf.update(
 )
 app.steps["consumer"].add(DeclareQueues)
 app.steps["worker"].add(ReadDeadLetters)
+app.steps["worker"].add(AskedFirst)
 SafeRequest.deaths = Deaths(runtime)
 ReadDeadLetters.runtime = runtime
 

@@ -24,6 +24,7 @@ OPERATIONS = {
     ("delete", "/v1/documents/{document_id}"),
     ("post", "/v1/documents/{document_id}/reclassify"),
     ("post", "/v1/documents/reclassify"),
+    ("post", "/v1/classify"),
     ("get", "/v1/categories"),
     ("get", "/v1/dead-letters"),
     ("get", "/v1/dead-letters/groups"),

@@ -71,6 +71,7 @@ def test_each_message_goes_to_its_own_queue(broker_url: str, publisher: Publishe
     assert {name: depth(broker_url, name) for name in QUEUES} == {
         "ingest": 0,
         "bulk": 0,
+        "classify": 0,
         "maintain": 1,
         "dead": 0,
     }

@@ -62,8 +62,8 @@ def start(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[st
     [
         ({"WORKER_CONCURRENCY": "0"}, ["WORKER_CONCURRENCY"]),
         ({"WORKER_NAME": "a b"}, ["WORKER_NAME"]),
-        ({"WORKER_QUEUES": "ingest,bulky"}, ["WORKER_QUEUES", "ingest, bulk, maintain"]),
-        ({"WORKER_QUEUES": "dead"}, ["WORKER_QUEUES", "ingest, bulk, maintain"]),
+        ({"WORKER_QUEUES": "ingest,bulky"}, ["WORKER_QUEUES", "ingest, bulk, classify, maintain"]),
+        ({"WORKER_QUEUES": "dead"}, ["WORKER_QUEUES", "ingest, bulk, classify, maintain"]),
         ({"WORKER_QUEUES": "ingest,"}, ["WORKER_QUEUES"]),
         ({"DATABASE_URL": "", "RETRY_MAX_SECONDS": "x"}, ["DATABASE_URL", "RETRY_MAX_SECONDS"]),
     ],
