@@ -58,15 +58,16 @@ class AskedFirst(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Have messages wait in this order; a single process has no children to wait for."""
         if parent.semaphore is not None:
-            parent.semaphore._add_waiter = partial(_add, parent.semaphore._waiting)  # noqa: SLF001  # Celery makes it, and asks nobody
+            # Celery makes it, and asks nobody.
+            waiting = parent.semaphore._waiting  # noqa: SLF001
+            parent.semaphore._add_waiter = partial(_add, waiting)  # noqa: SLF001
 
 
-def _add(waiting: deque[Any], waiter: tuple[Any, tuple[Any, ...], Any]) -> None:
-    """Add what waits for a child: a question behind other questions, all else behind all."""
-    if waiter[1] and isinstance(waiter[1][0], Asked):
-        first = (
-            i for i, (_, (request, *_), _) in enumerate(waiting) if not isinstance(request, Asked)
-        )
-        waiting.insert(next(first, len(waiting)), waiter)
+def _add(waiting: deque[Any], waiter: tuple[Any, tuple[Any], Any]) -> None:
+    """Add who waits for a child: a question behind other questions, all else behind all."""
+    _, (request,), _ = waiter
+    if isinstance(request, Asked):
+        questions = sum(isinstance(other, Asked) for _, (other,), _ in waiting)
+        waiting.insert(questions, waiter)
     else:
         waiting.append(waiter)

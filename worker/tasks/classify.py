@@ -1,8 +1,7 @@
 """Answer questions about texts: what they are, nothing is stored."""
 
-from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 from celery import Task
@@ -31,12 +30,13 @@ logger = structlog.get_logger(__name__)
     Request="worker.questions:Asked",
 )
 def classify(task: Task[Any, None], *, questions: Any) -> None:
-    """Answer the questions of one message, unless nobody waits for that any more."""
+    """Answer the questions of one message.
+
+    One that has expired does not come here: Celery looks when it comes, and again when a child is
+    free.
+    """
     start = perf_counter()
     request = task.request
-    if _is_late(cast("str | None", request.expires)):
-        logger.info("question came too late", task_id=request.id)
-        return
     reply: Reply = {}
     texts = 0
     try:
@@ -59,8 +59,3 @@ def classify(task: Task[Any, None], *, questions: Any) -> None:
         texts=texts,
         milliseconds=round((perf_counter() - start) * 1000, 1),
     )
-
-
-def _is_late(expires: str | None) -> bool:
-    """Whether the time is over that a question, fetched in time, has waited for a child."""
-    return expires is not None and datetime.fromisoformat(expires) < datetime.now(UTC)
