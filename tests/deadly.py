@@ -1,7 +1,7 @@
 """Texts that harm who classifies them. `python -m tests.deadly` is a worker that lets them.
 
-The seam is ours, the model's `probabilities`: so children die as they do of a real fault, while they
-work on the one text that has the word. `deadly-kill` kills each time, `deadly-kill-2-times`
+The seam is ours, the model's `probabilities`: so children die as they do of a real fault, while
+they work on the one text that has the word. `deadly-kill` kills each time, `deadly-kill-2-times`
 twice.
 """
 
