@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from local.rabbitmq import RabbitMQ
-from tests.deadly import HANG, KILL, RAISE
+from tests.deadly import HANG, KILL, POISON
 from tests.end_to_end.conftest import Pipe
 from tests.end_to_end.texts import texts
 from tests.stack import Api, Worker, ledger, poll, running
@@ -150,11 +150,11 @@ def deadly(
 
 @pytest.mark.rabbitmq
 def test_a_text_that_the_classifier_cannot_bear_is_named(deadly: httpx2.Client) -> None:
-    response = deadly.post(CLASSIFY, json={"contents": [SPACE, RAISE, SPACE]})
+    response = deadly.post(CLASSIFY, json={"contents": [SPACE, POISON, SPACE]})
     assert response.status_code == 422
     assert [each["pointer"] for each in response.json()["errors"]] == ["/contents/1"]
-    assert RAISE not in response.text
-    response = deadly.post(CLASSIFY, json={"content": RAISE})
+    assert POISON not in response.text
+    response = deadly.post(CLASSIFY, json={"content": POISON})
     assert [each["pointer"] for each in response.json()["errors"]] == ["/content"]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from shared.messages import BULK_QUEUE, CLASSIFY, INGEST, Message
 from shared.queue import Asker, celery_app
-from tests.deadly import HANG, KILL, OOM, RAISE
+from tests.deadly import HANG, KILL, OOM, POISON
 from tests.shared.broker import depth, put_raw, take_all, wait_for_depth
 from tests.shared.store.samples import document_id
 from tests.stack import poll, running
@@ -214,10 +214,10 @@ def test_questions_wait_in_their_order_before_all_else() -> None:
 
 
 def test_a_text_that_the_model_cannot_bear_spoils_no_other(office: Office) -> None:
-    (answers,) = office.reply(office.ask(SPACE, RAISE, SPACE))["answers"]
+    (answers,) = office.reply(office.ask(SPACE, POISON, SPACE))["answers"]
     assert [each.get("category") for each in answers] == ["sci.space", None, "sci.space"]
     assert answers[1] == {"error": "ValueError"}
-    assert RAISE not in office.bench.worker.logged()
+    assert POISON not in office.bench.worker.logged()
 
 
 @pytest.mark.parametrize("word", [KILL, OOM])
