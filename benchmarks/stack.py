@@ -117,10 +117,11 @@ def stacks(folder: Path) -> Iterator[tuple[Stack, Stack]]:
         Postgres(folder / "postgres", free_ports(1)[0]) as postgres,
         RabbitMQ(folder / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
     ):
-        yield _ours(folder, postgres, rabbitmq), _baseline(folder, postgres, rabbitmq)
+        yield ours(folder, postgres, rabbitmq), _baseline(folder, postgres, rabbitmq)
 
 
-def _ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
+def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1) -> Stack:
+    """Return our stack, not yet started, on servers that are; its worker has so many children."""
     env = _environment(postgres.create_database("ours"), rabbitmq.create_vhost("ours"))
     subprocess.run(
         [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
@@ -133,7 +134,7 @@ def _ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
     return Stack(
         name="postroom",
         api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
-        worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": "1"}),
+        worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": str(children)}),
         documents_url=f"{url}/v1/documents",
         database_url=env["DATABASE_URL"],
         database=_look_into(env["DATABASE_URL"]),
