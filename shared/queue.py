@@ -53,7 +53,8 @@ _DOCUMENTS: Final = _QUORUM | {
 # A quorum queue, too: in a cluster a classic one is gone with its node, and the declaration of a
 # queue that is gone ends every worker that connects.
 _TICKS: Final = _QUORUM | {"x-message-ttl": 60_000}
-# Each question says itself when it expires. Those that nobody takes must not fill the broker, and
+# Quorum queues for the reason above, though nothing would be lost with a question. Each says itself
+# when it expires. Those that nobody takes must not fill the broker, and
 # one that ends the workers that take it is dropped soon.
 _QUESTIONS: Final = _QUORUM | {
     "x-message-ttl": 60_000,
