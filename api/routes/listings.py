@@ -11,7 +11,7 @@ from api.openapi import problems
 from api.pagination import PageQuery, link_header
 from api.responses import json_response
 from api.schemas.document import DocumentOut, DocumentPageOut, Key, Status
-from shared.store import documents as store
+from shared.store import listings as store
 from shared.store.page import Cursor
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])

@@ -17,7 +17,7 @@ from api.schemas.reclassification import ReclassifiedOut, ReclassifyIn, Reclassi
 from shared.errors import BacklogFull, BrokerUnavailable, DocumentNotFound
 from shared.messages import Classified
 from shared.store import documents as store
-from shared.store.documents import Filter, Reclassified
+from shared.store.listings import Filter, Reclassified, to_reclassify
 from shared.store.page import Cursor
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
@@ -51,7 +51,7 @@ async def reclassify_documents(request: Request, services: ServicesDep) -> Recla
     )
     after = None if asked.cursor is None else Cursor.decode(asked.cursor)
     found, has_more = await services.database.run(
-        lambda session: store.to_reclassify(session, where, after, _CALL_DOCUMENTS)
+        lambda session: to_reclassify(session, where, after, _CALL_DOCUMENTS)
     )
     queued: list[Reclassified] = []
     task_ids: list[str] = []

@@ -14,8 +14,8 @@ from shared.db import Database
 from shared.decide import Prediction, Reclassify
 from shared.messages import Envelope
 from shared.store import documents
-from shared.store.documents import Filter
 from shared.store.ledger import AlreadyAccounted
+from shared.store.listings import Filter, Reclassified, to_reclassify
 from shared.store.page import Cursor
 from tests.shared.store.samples import PROBLEM, Sender, document_id, put
 
@@ -120,11 +120,11 @@ def test_documents_are_found_part_by_part(sender: Sender) -> None:
         text = "bad" if number != 3 else "alpha"
         source = "mail" if number else None
         sender.send(put(document_id(number), 10 + number, text, source=source))
-    found: list[documents.Reclassified] = []
+    found: list[Reclassified] = []
     after, more = None, True
     while more:
         with sender.database.transaction() as session:
-            part, more = documents.to_reclassify(
+            part, more = to_reclassify(
                 session, Filter(status="failed", source="mail", model_version="model-1"), after, 2
             )
         found += part
@@ -132,7 +132,7 @@ def test_documents_are_found_part_by_part(sender: Sender) -> None:
     assert [each.content_revision for each in found] == [16, 15, 14, 12, 11]
     assert {each.size for each in found} == {3}
     with sender.database.transaction() as session:
-        none, more = documents.to_reclassify(session, Filter(model_version="x"), None, 2)
+        none, more = to_reclassify(session, Filter(model_version="x"), None, 2)
     assert (list(none), more) == ([], False)
 
 
