@@ -32,6 +32,8 @@ from shared.errors import (
     PostroomError,
     PreconditionFailed,
     WorkersUnavailable,
+    TooBroad,
+    TooManyExports,
 )
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -123,6 +125,16 @@ _DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int | None]]] = 
         HTTPStatus.PRECONDITION_FAILED,
         "The document is not as the request's precondition asks for; nothing was changed.",
         None,
+    ),
+    TooBroad: (
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "Too many documents would have to be looked at. Narrow it down, as by `created_after`.",
+        None,
+    ),
+    TooManyExports: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "As many exports as may run at once are running. Try again later.",
+        10,
     ),
 }
 """Status, detail and seconds of `Retry-After`, if any, for each error of the domain."""

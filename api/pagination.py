@@ -1,12 +1,17 @@
 """Keyset pages: `limit` and `cursor` in, `next_cursor` and a `Link` header out."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
-from fastapi import Request
+from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.errors import Invalid
 from api.schemas.cursor import CursorIn
-from shared.store.page import Cursor
+from api.schemas.problem import FieldError
+from shared.store.listings import Listing
+from shared.store.page import BadCursor, Cursor
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 250
@@ -24,6 +29,36 @@ class PageQuery(BaseModel):
     def after(self) -> Cursor | None:
         """The place after which the page starts."""
         return None if self.cursor is None else Cursor.decode(self.cursor)
+
+
+def place(listing: Listing, cursor: str | None, location: Sequence[str]) -> Cursor | None:
+    """Return the place in a list of documents that a cursor means.
+
+    Args:
+        listing: which list.
+        cursor: as the client sent it.
+        location: where the client sent it, such as `["query", "cursor"]`.
+
+    Raises:
+        Invalid: the cursor is of another list.
+    """
+    try:
+        return listing.after(cursor)
+    except BadCursor as error:
+        errors = [FieldError.of(location, str(error))]
+        raise Invalid("The request has a wrong cursor.", errors=errors) from error
+
+
+async def _once(request: Request) -> None:
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    repeated = [name for name, times in given.items() if times > 1]
+    if repeated:
+        errors = [FieldError.of(["query", name], "is given more than once") for name in repeated]
+        raise Invalid("The request has wrong parameters.", errors=errors)
+
+
+ONCE: Final = Depends(_once)
+"""Has a route refuse parameters that are repeated; all but the last would go unheard."""
 
 
 def link_header(request: Request, next_cursor: str | None) -> dict[str, str]:

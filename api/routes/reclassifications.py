@@ -12,13 +12,13 @@ from api import body
 from api.deps import ServicesDep
 from api.errors import Invalid
 from api.openapi import problems, ref, request_body
+from api.pagination import place
 from api.schemas.problem import FieldError
 from api.schemas.reclassification import ReclassifiedOut, ReclassifyIn, ReclassifyOut
 from shared.errors import BacklogFull, BrokerUnavailable, DocumentNotFound
 from shared.messages import Classified
 from shared.store import documents as store
-from shared.store.listings import Filter, Reclassified, to_reclassify
-from shared.store.page import Cursor
+from shared.store.listings import Filter, Listing, Reclassified, to_reclassify
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 
@@ -49,9 +49,10 @@ async def reclassify_documents(request: Request, services: ServicesDep) -> Recla
         status=asked.status,
         model_version=asked.model_version,
     )
-    after = None if asked.cursor is None else Cursor.decode(asked.cursor)
+    listing = Listing(where)
+    after = place(listing, asked.cursor, ["cursor"])
     found, has_more = await services.database.run(
-        lambda session: to_reclassify(session, where, after, _CALL_DOCUMENTS)
+        lambda session: to_reclassify(session, listing, after, _CALL_DOCUMENTS)
     )
     queued: list[Reclassified] = []
     task_ids: list[str] = []
@@ -65,7 +66,7 @@ async def reclassify_documents(request: Request, services: ServicesDep) -> Recla
             break
         task_ids.append(envelope.task_id)
         queued += message
-    next_cursor = Cursor(queued[-1].created_at, queued[-1].id).encode() if has_more else None
+    next_cursor = listing.cursor(queued[-1]).encode() if has_more else None
     return ReclassifyOut(
         documents=len(queued), task_ids=task_ids, next_cursor=next_cursor, has_more=has_more
     )

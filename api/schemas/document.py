@@ -1,6 +1,5 @@
 """Documents as clients send them and as they get them back."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
@@ -24,10 +23,15 @@ def _content(value: str, info: ValidationInfo) -> str:
     # A character has at most four bytes: only the texts in doubt are encoded to be measured.
     if len(value) * 4 > limit and len(value.encode()) > limit:
         raise ValueError(f"must not be longer than {limit} bytes of UTF-8")
-    return _no_nul(value)
+    return no_nul(value)
 
 
-def _no_nul(value: str) -> str:
+def no_nul(value: str) -> str:
+    """Return a text that PostgreSQL can hold.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if "\0" in value:
         raise ValueError("must not contain NUL characters")
     return value
@@ -79,7 +83,7 @@ def _find_nul(value: object, place: str = "") -> str | None:
 
 Status = Literal["stored", "failed"]
 Content = Annotated[str, Field(min_length=1), AfterValidator(_content)]
-Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH), AfterValidator(_no_nul)]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH), AfterValidator(no_nul)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
 
 
@@ -219,11 +223,3 @@ class DocumentOut(BaseModel):
 
 
 _SAME_NAMES: Final = tuple(DocumentOut.model_fields.keys() - {"metadata", "category_source"})
-
-
-class DocumentPageOut(BaseModel):
-    """A page of documents, newest first."""
-
-    data: Sequence[DocumentOut]
-    next_cursor: str | None = Field(description="pass it as `cursor` to get the next page")
-    has_more: bool

@@ -12,7 +12,7 @@ from shared.models.ledger import (
     VoidMessage,
 )
 
-MIGRATION = "20261121_content_storage"
+MIGRATION = "20261121_lists"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [

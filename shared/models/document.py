@@ -22,6 +22,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from shared.models.base import Base
 
 _LIVE = "content IS NOT NULL"
+_LABELLED = f"{_LIVE} AND label IS NOT NULL"
+_CLASSIFIED = f"{_LIVE} AND model_version IS NOT NULL"
+_SCORED = f"{_LIVE} AND label IS NULL AND confidence IS NOT NULL"
 
 
 def _listed(name: str, *columns: str, where: str) -> Index:
@@ -78,5 +81,9 @@ class Document(Base):
             "ix_documents_external_id", "external_id", where=f"{_LIVE} AND external_id IS NOT NULL"
         ),
         _listed("ix_documents_failed", where=f"{_LIVE} AND status = 'failed'"),
+        _listed("ix_documents_model_version", "model_version", where=_CLASSIFIED),
+        _listed("ix_documents_label", "label", where=_LABELLED),
+        _listed("ix_documents_labelled", where=_LABELLED),
+        Index("ix_documents_confidence", "confidence", "id", postgresql_where=text(_SCORED)),
         Index("ix_documents_tombstones", "id", postgresql_where=text("content IS NULL")),
     )

@@ -1,29 +1,160 @@
-"""Lists of documents: what a filter chooses, page by page."""
+"""Lists of documents: what a filter chooses, page by page, counted, or all of it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, func, literal, select, tuple_
-from sqlalchemy.orm import Session
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Row,
+    Select,
+    cast,
+    func,
+    inspect,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from shared.errors import TooBroad
 from shared.models import Document
-from shared.store.page import Cursor
+from shared.store import ledger
+from shared.store.page import NO_SCOPE, BadCursor, Cursor
 
 SelectT = TypeVar("SelectT", bound=Select[Any])
+
+BROAD_SECONDS: Final = 2
+"""Time that a list may take to look at documents that its filter does not want."""
+
+FACET_DOCUMENTS: Final = 10_000
+"""Documents that are counted one by one at most."""
+
+_EXPORT_PLACES: Final = 1_000
+_CANCELED: Final = "57014"
+
+
+class Sort(StrEnum):
+    """How a list is sorted; equal ones by id."""
+
+    NEWEST = "-created_at"
+    OLDEST = "created_at"
+    LEAST_SURE = "confidence"
+    SUREST = "-confidence"
+
+    @property
+    def by_confidence(self) -> bool:
+        """Whether the list has only documents that have a model's category."""
+        return self in {Sort.LEAST_SURE, Sort.SUREST}
+
+    @property
+    def column(self) -> InstrumentedAttribute[Any]:
+        """What is sorted by."""
+        return Document.confidence if self.by_confidence else Document.created_at
+
+    @property
+    def descending(self) -> bool:
+        """Whether the largest comes first."""
+        return self.startswith("-")
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which documents to list; None means any."""
+    """Which documents to list; None means any.
+
+    Attributes:
+        label: the human label.
+        category_source: "human" for documents with a label, "model" for those without.
+        confidence_below: of documents that a model has sorted: the score is less.
+        created_after, created_before: from this time on, and before that one.
+        metadata: (path, value) pairs, all of which must fit; see `steps` and `_has`.
+    """
 
     category: str | None = None
     source: str | None = None
     external_id: str | None = None
     status: str | None = None
     model_version: str | None = None
+    label: str | None = None
+    category_source: Literal["model", "human"] | None = None
+    confidence_below: float | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is asked for, by name."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value not in {None, ()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list: which documents, in which order."""
+
+    where: Filter = Filter()
+    sort: Sort = Sort.NEWEST
+
+    @property
+    def scope(self) -> bytes:
+        """What tells its cursors from those of other lists; filters yet to come change nothing."""
+        asked = [f"{name}={value}" for name, value in sorted(self.where.given.items())]
+        return blake2b("\0".join([self.sort, *asked]).encode(), digest_size=len(NO_SCOPE)).digest()
+
+    @property
+    def indexed(self) -> bool:
+        """Whether one index finds its pages, so that none of them can take long."""
+        asked = self.where.given.keys() - {"created_after", "created_before"}
+        if self.sort.by_confidence:
+            return self.where.given.keys() <= {"confidence_below"}
+        return len(asked) <= 1 and not asked & {"metadata", "confidence_below"}
+
+    def cursor(self, row: Any) -> Cursor:
+        """Return the place of a document in the list."""
+        return Cursor(getattr(row, self.sort.column.key), row.id, self.scope)
+
+    def after(self, cursor: str | None) -> Cursor | None:
+        """Return the place that a cursor of this list means.
+
+        Raises:
+            BadCursor: it is none, or one of another list.
+        """
+        if cursor is None:
+            return None
+        place = Cursor.decode(cursor)
+        place.check(self.scope)
+        if isinstance(place.key, float) is not self.sort.by_confidence:
+            raise BadCursor("is not a cursor of this list")
+        return place
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """How many documents there are, and how many with each value of some fields.
+
+    Attributes:
+        documents: how many.
+        values: by field, the most frequent value first.
+        exact: whether these are all; else each number is "at least".
+    """
+
+    documents: int
+    values: dict[str, dict[str, int]]
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,75 +168,215 @@ class Reclassified:
 
 
 def page(
-    session: Session, where: Filter, after: Cursor | None, limit: int, max_bytes: int
+    session: Session, listing: Listing, after: Cursor | None, limit: int, max_bytes: int
 ) -> tuple[Sequence[Document], bool]:
-    """Return a page of documents, newest first, and whether there are more.
+    """Return a page of documents, and whether there are more.
+
+    Args:
+        session: a transaction's session in which nothing was done yet.
+        listing: which list.
+        after: the last document of the page before, or None for the first page.
+        limit: documents at most.
+        max_bytes: bytes of content at most; a page has one document at least, however large.
+
+    Raises:
+        TooBroad: too many documents would have to be looked at.
+    """
+    # One snapshot for both statements: a document deleted in between would come without content.
+    ledger.one_snapshot(session)
+    places = _placed(select(Document.id, _SIZE), listing, after).limit(limit + 1)
+    with _in_time(session, listing):
+        found = session.execute(places).all()
+    ids = next(_parts(found[:limit], max_bytes), [])
+    rows = session.scalars(select(Document).where(Document.id.in_(ids)).order_by(*_order(listing)))
+    return rows.all(), len(ids) < len(found)
+
+
+def facets(session: Session, where: Filter, by: Iterable[str]) -> Facets:
+    """Count documents by the values of "category", "source" and "status".
+
+    Without a filter the counts are those that are kept anyway. With one, up to
+    `FACET_DOCUMENTS` documents are counted, the newest.
 
     Args:
         session: a transaction's session in which nothing was done yet.
         where: which documents.
-        after: the last document of the page before, or None for the first page.
-        limit: documents at most.
-        max_bytes: bytes of content at most; a page has one document at least, however large.
+        by: of these fields.
+
+    Raises:
+        TooBroad: too many documents would have to be looked at.
     """
-    # One snapshot for both statements: a document deleted in between would come without content.
-    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-    size = func.octet_length(Document.content)
-    places = _placed(select(Document.id, size), where, after).limit(limit + 1)
-    found = session.execute(places).all()
-    ids = _fitting(found[:limit], max_bytes)
-    rows = session.scalars(select(Document).where(Document.id.in_(ids)).order_by(*_NEWEST_FIRST))
-    return rows.all(), len(ids) < len(found)
+    if not where.given:
+        ledger.one_snapshot(session)
+        counts = {kind: ledger.counts(session, kind) for kind in {*by, "status"}}
+        return Facets(sum(counts["status"].values()), {kind: counts[kind] for kind in by}, True)
+    listing = Listing(where)
+    columns = [getattr(Document, name) for name in by]
+    newest = _placed(select(*columns), listing, None).limit(FACET_DOCUMENTS + 1)
+    with _in_time(session, listing):
+        rows = session.execute(newest).all()
+    counted = rows[:FACET_DOCUMENTS]
+    values = {name: Counter(getattr(row, name) for row in counted) for name in by}
+    for counts_of_one in values.values():
+        del counts_of_one[None]
+    most = {name: dict(counts.most_common()) for name, counts in values.items()}
+    return Facets(len(counted), most, len(rows) <= FACET_DOCUMENTS)
+
+
+def export(session: Session, listing: Listing, max_bytes: int) -> Iterator[Sequence[Any]]:
+    """Yield all documents of a list in parts, from one snapshot: rows with a `Document`'s values.
+
+    Args:
+        session: a transaction's session in which nothing was done yet.
+        listing: which list.
+        max_bytes: bytes of a part's contents at most; a part has one document at least.
+    """
+    ledger.one_snapshot(session)
+    places = session.execute(
+        _placed(select(Document.id, _SIZE), listing, None),
+        execution_options={"yield_per": _EXPORT_PLACES},
+    )
+    for found in places.partitions():
+        for ids in _parts(found, max_bytes):
+            part = select(*_EXPORTED).where(Document.id.in_(ids)).order_by(*_order(listing))
+            yield session.execute(part).all()
 
 
 def to_reclassify(
-    session: Session, where: Filter, after: Cursor | None, limit: int
+    session: Session, listing: Listing, after: Cursor | None, limit: int
 ) -> tuple[Sequence[Reclassified], bool]:
-    """Return documents to classify anew, newest first, and whether there are more.
+    """Return documents to classify anew, and whether there are more.
 
     Args:
         session: a transaction's session.
-        where: which documents.
+        listing: which documents.
         after: the last document of the part before, or None for the first part.
         limit: documents at most.
+
+    Raises:
+        TooBroad: too many documents would have to be looked at.
     """
-    size = func.octet_length(Document.content)
-    found = select(Document.id, Document.content_revision, Document.created_at, size)
-    rows = session.execute(_placed(found, where, after).limit(limit + 1)).all()
+    found = select(Document.id, Document.content_revision, Document.created_at, _SIZE)
+    with _in_time(session, listing):
+        rows = session.execute(_placed(found, listing, after).limit(limit + 1)).all()
     return [Reclassified(*row) for row in rows[:limit]], len(rows) > limit
 
 
-def _placed(selected: SelectT, where: Filter, after: Cursor | None) -> SelectT:
-    """Return a statement for the documents of a filter, newest first, from a place on."""
-    found = selected.where(Document.content.is_not(None), *_conditions(where))
+def steps(path: str) -> list[str]:
+    r"""Return the keys that lead into metadata: `a.b` is `b` in `a`, `a\.b` is the key `a.b`."""
+    found = [""]
+    for escaped, dot, other in re.findall(r"(?s)\\([.\\])|(\.)|(.)", path):
+        if dot:
+            found.append("")
+        else:
+            found[-1] += escaped or other
+    return found
+
+
+@contextlib.contextmanager
+def _in_time(session: Session, listing: Listing) -> Iterator[None]:
+    """Give a list up that would look at too many documents; one that an index finds, never."""
+    if listing.indexed:
+        yield
+        return
+    session.execute(text(f"SET LOCAL statement_timeout = '{BROAD_SECONDS}s'"))
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.orig, "pgcode", None) == _CANCELED:
+            raise TooBroad from error
+        raise
+
+
+def _placed(selected: SelectT, listing: Listing, after: Cursor | None) -> SelectT:
+    """Return a statement for the documents of a list, in its order, from a place on."""
+    found = selected.where(Document.content.is_not(None), *_conditions(listing))
     if after is not None:
-        place = tuple_(literal(after.created_at), literal(after.id))
-        found = found.where(tuple_(Document.created_at, Document.id) < place)
-    return found.order_by(*_NEWEST_FIRST)
+        key = literal(after.key)
+        number = cast(key, Double) if isinstance(after.key, float) else key
+        place = tuple_(number, literal(after.id))
+        here = tuple_(listing.sort.column, Document.id)
+        found = found.where(here < place if listing.sort.descending else here > place)
+    return found.order_by(*_order(listing))
 
 
-def _conditions(where: Filter) -> Iterable[ColumnElement[bool]]:
-    for column in (
-        Document.category,
-        Document.source,
-        Document.external_id,
-        Document.status,
-        Document.model_version,
-    ):
+def _order(listing: Listing) -> tuple[ColumnElement[Any], ...]:
+    columns = (listing.sort.column, Document.id)
+    return tuple(each.desc() if listing.sort.descending else each.asc() for each in columns)
+
+
+def _conditions(listing: Listing) -> Iterator[ColumnElement[bool]]:
+    where = listing.where
+    for column in _EQUAL:
         wanted = getattr(where, column.key)
         if wanted is not None:
             yield column == wanted
+    if where.category_source == "human":
+        yield Document.label.is_not(None)
+    if where.category_source == "model" or where.confidence_below is not None:
+        yield Document.label.is_(None)
+    if where.confidence_below is not None:
+        yield Document.confidence < where.confidence_below
+    if where.created_after is not None:
+        yield Document.created_at >= where.created_after
+    if where.created_before is not None:
+        yield Document.created_at < where.created_before
+    for path, value in where.metadata:
+        yield _has(steps(path), value)
+    if listing.sort.by_confidence:
+        yield Document.label.is_(None)
+        yield Document.confidence.is_not(None)
 
 
-def _fitting(found: Iterable[tuple[UUID, int]], max_bytes: int) -> list[UUID]:
-    """Return the ids up to the one whose content would be too much; the first in any case."""
+def _has(path: Sequence[str], value: str) -> ColumnElement[bool]:
+    """Return the condition that metadata has a value: as text, or as what it means in JSON.
+
+    A list has the values that are in it.
+    """
+    wanted: list[Any] = [value]
+    with contextlib.suppress(orjson.JSONDecodeError):
+        if not isinstance(meant := orjson.loads(value), str | list | dict):
+            wanted.append(meant)
+    return or_(
+        *(
+            Document.metadata_.contains(_nested(path, each))
+            for one in wanted
+            for each in (one, [one])
+        )
+    )
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for step in reversed(path):
+        value = {step: value}
+    return literal(value, JSONB)
+
+
+def _parts(found: Iterable[Row[UUID, Any]], max_bytes: int) -> Iterator[list[UUID]]:
+    """Yield the ids in parts whose contents are not too much together; one in each at least."""
     ids: list[UUID] = []
+    left = max_bytes
     for document_id, size in found:
-        max_bytes -= size
-        if ids and max_bytes < 0:
-            break
+        left -= size
+        if ids and left < 0:
+            yield ids
+            ids, left = [], max_bytes - size
         ids.append(document_id)
-    return ids
+    if ids:
+        yield ids
 
 
-_NEWEST_FIRST: Final = (Document.created_at.desc(), Document.id.desc())
+_SIZE: Final = func.octet_length(Document.content)
+_EQUAL: Final = (
+    Document.category,
+    Document.source,
+    Document.external_id,
+    Document.status,
+    Document.model_version,
+    Document.label,
+)
+_EXPORTED: Final = tuple(
+    getattr(Document, each.key)
+    for each in inspect(Document).column_attrs
+    if each.key not in {"content_hash", "content_revision", "label_revision", "metadata_patches"}
+)

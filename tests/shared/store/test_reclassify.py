@@ -15,7 +15,7 @@ from shared.decide import Prediction, Reclassify
 from shared.messages import Envelope
 from shared.store import documents
 from shared.store.ledger import AlreadyAccounted
-from shared.store.listings import Filter, Reclassified, to_reclassify
+from shared.store.listings import Filter, Listing, Reclassified, to_reclassify
 from shared.store.page import Cursor
 from tests.shared.store.samples import PROBLEM, Sender, document_id, put
 
@@ -122,17 +122,16 @@ def test_documents_are_found_part_by_part(sender: Sender) -> None:
         sender.send(put(document_id(number), 10 + number, text, source=source))
     found: list[Reclassified] = []
     after, more = None, True
+    where = Filter(status="failed", source="mail", model_version="model-1")
     while more:
         with sender.database.transaction() as session:
-            part, more = to_reclassify(
-                session, Filter(status="failed", source="mail", model_version="model-1"), after, 2
-            )
+            part, more = to_reclassify(session, Listing(where), after, 2)
         found += part
         after = Cursor(part[-1].created_at, part[-1].id)
     assert [each.content_revision for each in found] == [16, 15, 14, 12, 11]
     assert {each.size for each in found} == {3}
     with sender.database.transaction() as session:
-        none, more = to_reclassify(session, Filter(model_version="x"), None, 2)
+        none, more = to_reclassify(session, Listing(Filter(model_version="x")), None, 2)
     assert (list(none), more) == ([], False)
 
 
