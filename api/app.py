@@ -20,6 +20,7 @@ from api.routes import (
     classify,
     dead_letters,
     documents,
+    exports,
     health,
     ledger,
     listings,
@@ -79,8 +80,9 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     errors.install(app)
     openapi.install(app)
     for route in (
-        listings,  # before `documents`, one of whose paths is any id
-        documents,
+        exports,
+        listings,
+        documents,  # after those two: one of its paths is any id
         categories,
         classify,
         dead_letters,

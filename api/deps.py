@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from api.backlog import Backlog
 from api.classifier import Classifier
 from api.evidence import Evidence
+from api.exports import Exports
 from api.intake import Intake
 from api.metrics import State
 from api.outcomes import Outcomes
@@ -31,6 +32,7 @@ ResultT = TypeVar("ResultT")
 
 _DATABASE_SECONDS: Final = 4.5
 _BROKER_SECONDS: Final = 2.0
+_EXPORTS: Final = 4
 _EVERY_SECONDS: Final = 1.0
 _SELDOM_SECONDS: Final = 10.0
 
@@ -97,6 +99,11 @@ class Services:
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
+        self.exports = Exports(
+            settings.database_url.get_secret_value(),
+            at_once=_EXPORTS,
+            seconds=settings.export_max_seconds,
+        )
         self._inventory = inventory(
             settings.broker_url.get_secret_value(), settings.broker_api_url.get_secret_value()
         )
@@ -176,6 +183,7 @@ class Services:
         self._gauge.close()
         self._publisher.close()
         self.database.close()
+        self.exports.close()
 
     async def _declare_queues(self) -> None:
         """Declare the queues, at start and again after a publish has failed."""

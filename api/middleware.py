@@ -53,4 +53,6 @@ class HeadAsGet:
         if scope["type"] == "http" and scope["method"] == "HEAD":
             # A copy: by the method in its own the server knows that there is no body to send.
             scope = {**scope, "method": "GET"}
+            # For routes whose body is long in the making.
+            scope.setdefault("state", {})["head"] = True
         return self._app(scope, receive, send)

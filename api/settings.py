@@ -35,6 +35,9 @@ class ApiSettings(SharedSettings):
     backlog_limit: int = Field(
         1_000_000, ge=0, description="messages that may wait before no more are accepted"
     )
+    export_max_seconds: int = Field(
+        3600, ge=1, le=86_400, description="time that an export may take"
+    )
     max_content_bytes: int = Field(
         1 << 20, ge=1, le=MAX_BODY_BYTES, description="UTF-8 bytes of a document's content at most"
     )

@@ -182,11 +182,16 @@ def measure(port: int, request: Request) -> Figure:
 
 
 @contextmanager
-def running(folder: Path, documents: int) -> Iterator[tuple[int, Archive, Query, str]]:
-    """Yield the port of an API with so many documents, what made them, and their database."""
+def running(folder: Path, documents: int) -> Iterator[tuple[int, Archive, Query]]:
+    """Yield the port of an API with so many documents, what made them, and their database.
+
+    Documents that an earlier run left in `folder` are taken as they are.
+    """
     [postgres_port, port] = free_ports(2)
     with Postgres(folder / "postgres", postgres_port) as postgres:
-        url = postgres.create_database("archive")
+        name = f"archive{documents}"
+        made = postgres.has_database(name)
+        url = postgres.url_of(name) if made else postgres.create_database(name)
         env = {"DATABASE_URL": url, "BROKER_URL": f"spool://{folder}/spool", "LOG_LEVEL": "INFO"}
         subprocess.run(
             [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
@@ -196,10 +201,21 @@ def running(folder: Path, documents: int) -> Iterator[tuple[int, Archive, Query,
         database = psycopg2.connect(url)
         database.autocommit = True
         archive = Archive(documents)
-        _timed(f"{documents:,} documents", lambda: archive.load(database))
+        if not made:
+            _timed(f"{documents:,} documents made", lambda: archive.load(database))
         api_env = env | {"API_PORT": str(port), "API_HOST": LOOPBACK, "ROOT_PATH": ""}
         with Program(folder / "api", ["api"], api_env, f"http://{LOOPBACK}:{port}/readyz"):
-            yield port, archive, database.cursor(), url
+            yield port, archive, database.cursor()
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="postroom-scale-") as folder:
+        yield Path(folder)
 
 
 def _timed(what: str, work: Callable[[], None]) -> None:
@@ -213,15 +229,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--documents", type=int, default=2_000_000)
     parser.add_argument("--only", default="", help="requests whose name has this in it")
-    parser.add_argument("--folder", type=Path, help="where a few GB go; a temporary one else")
+    parser.add_argument(
+        "--folder", type=Path, help="where the documents stay, for another run; else nowhere"
+    )
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
     figures = []
     print(f"{'':44}{'median, ms':>12}{'p95, ms':>12}{'wanted':>10}")
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="postroom-scale-", dir=options.folder) as folder,
-            running(Path(folder), options.documents) as (port, archive, database, _),
+            _folder(options.folder) as folder,
+            running(folder, options.documents) as (port, archive, database),
         ):
             for request in requests(archive, database):
                 if options.only in request.name:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
@@ -223,15 +223,34 @@ def facets(session: Session, where: Filter, by: Iterable[str]) -> Facets:
     return Facets(len(counted), most, len(rows) <= FACET_DOCUMENTS)
 
 
+def begin_export(session: Session, silent_seconds: int) -> Callable[[], None]:
+    """Take the snapshot of an export; return what interrupts its statements from another thread.
+
+    Args:
+        session: a transaction's session in which nothing was done yet.
+        silent_seconds: time without a statement after which PostgreSQL ends the transaction.
+    """
+    ledger.one_snapshot(session)
+    session.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{silent_seconds}s'"))
+    session.execute(text("SELECT 1"))  # the first query takes the snapshot
+    connection: Any = session.connection().connection.dbapi_connection
+
+    def interrupt() -> None:
+        # It may be closed already, or its server gone.
+        with contextlib.suppress(connection.Error):
+            connection.cancel()
+
+    return interrupt
+
+
 def export(session: Session, listing: Listing, max_bytes: int) -> Iterator[Sequence[Any]]:
     """Yield all documents of a list in parts, from one snapshot: rows with a `Document`'s values.
 
     Args:
-        session: a transaction's session in which nothing was done yet.
+        session: a transaction's session that `begin_export` was given.
         listing: which list.
         max_bytes: bytes of a part's contents at most; a part has one document at least.
     """
-    ledger.one_snapshot(session)
     places = session.execute(
         _placed(select(Document.id, _SIZE), listing, None),
         execution_options={"yield_per": _EXPORT_PLACES},

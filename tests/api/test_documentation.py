@@ -21,6 +21,8 @@ OPERATIONS = {
     ("put", "/v1/documents/{document_id}"),
     ("get", "/v1/documents/{document_id}"),
     ("get", "/v1/documents"),
+    ("get", "/v1/documents/facets"),
+    ("get", "/v1/documents/export"),
     ("delete", "/v1/documents/{document_id}"),
     ("post", "/v1/documents/{document_id}/reclassify"),
     ("post", "/v1/documents/reclassify"),

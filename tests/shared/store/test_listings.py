@@ -70,6 +70,7 @@ class Lister:
 
     def export(self, listing: Listing, max_bytes: int = 1_000_000) -> list[list[str]]:
         with self.database.transaction() as session:
+            listings.begin_export(session, 60)
             parts = listings.export(session, listing, max_bytes)
             return [[str(row.id) for row in part] for part in parts]
 
@@ -404,6 +405,7 @@ def test_an_export_is_one_snapshot(
     monkeypatch.setattr(listings, "_EXPORT_PLACES", 5)
     seen = []
     with lister.database.transaction() as session:
+        listings.begin_export(session, 60)
         for number, part in enumerate(listings.export(session, Listing(), 10)):
             seen += [(str(row.id), row.content) for row in part]
             sender.delete(ids[number], 20 + number)
