@@ -105,7 +105,7 @@ def _pages(archive: Archive, database: Query) -> Iterator[Request]:
         yield Request(f"confidence_below={limit}", [_list(confidence_below=limit)])
     unsure = [_list(category=each, sort=Sort.LEAST_SURE) for each in first]
     yield Request("category, sort=confidence", unsure)
-    days = [_list(created_after=f"2026-10-{day}T00:00:00Z") for day in (1, 15, 30)]
+    days = [_list(created_after=f"2026-10-{day}T00:00:00Z") for day in (10, 20, 30)]
     yield Request("created_after", days)
     span = {"created_after": "2026-10-10T00:00:00Z", "created_before": "2026-10-11T00:00:00Z"}
     yield Request("a day", [_list(**span)])
