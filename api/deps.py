@@ -101,6 +101,7 @@ class Services:
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self.exports = Exports(
             settings.database_url.get_secret_value(),
+            self.clock,
             at_once=_EXPORTS,
             seconds=settings.export_max_seconds,
         )

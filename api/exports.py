@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from api.schemas.document import DocumentOut
-from shared.db import Database
+from shared.db import Database, Session
 from shared.errors import DatabaseUnavailable, TooManyExports
 from shared.revision import Clock
 from shared.store import listings as store
@@ -100,11 +100,12 @@ class Exports:
     number of exports is limited, and the time that each may take.
     """
 
-    def __init__(self, database_url: str, *, at_once: int, seconds: float) -> None:
+    def __init__(self, database_url: str, clock: Clock, *, at_once: int, seconds: float) -> None:
         """Prepare.
 
         Args:
             database_url: `postgresql+psycopg2://…`.
+            clock: observes the revisions.
             at_once: exports that may run at once.
             seconds: time that an export may take.
         """
@@ -114,17 +115,12 @@ class Exports:
             statement_seconds=seconds,
             application="postroom-export",
         )
+        self._clock = clock
         self._free = BoundedSemaphore(at_once)
         self._seconds = seconds
 
-    async def open(self, listing: Listing, form: Format, clock: Clock, *, gzip: bool) -> "Export":
+    async def open(self, listing: Listing, form: Format, *, gzip: bool) -> "Export":
         """Begin an export: what it has is what is stored now.
-
-        Args:
-            listing: what to export.
-            form: what to make of it.
-            clock: observes the revisions.
-            gzip: whether to pack it.
 
         Raises:
             TooManyExports: as many as may run at once are running.
@@ -132,9 +128,14 @@ class Exports:
         """
         if not self._free.acquire(blocking=False):
             raise TooManyExports
-        export = Export(self._database, self._free.release, self._seconds)
+
+        def encode(session: Session) -> Iterator[bytes]:
+            documents = _documents(store.export(session, listing, _PART_BYTES), self._clock)
+            return _packed(form.parts(documents)) if gzip else form.parts(documents)
+
+        export = Export(self._database, encode, self._free.release, self._seconds)
         try:
-            await export.begin(listing, form, clock, gzip=gzip)
+            await export.begin()
         except BaseException:
             export.close()
             raise
@@ -152,17 +153,29 @@ class Export:
         seconds: time that it may take.
     """
 
-    def __init__(self, database: Database, release: Callable[[], None], seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        encode: Callable[[Session], Iterator[bytes]],
+        release: Callable[[], None],
+        seconds: float,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            database: where a connection is free.
+            encode: makes the bytes, with a session in which the snapshot is taken.
+            release: called once the connection is free again.
+            seconds: time that it may take.
+        """
         self.seconds = seconds
-        self._database = database
         self._release = release
         self._thread = ThreadPoolExecutor(1, "export")
-        self._parts = self._run(Listing(), Ndjson(), Clock(), gzip=False)
+        self._parts = self._run(database, encode)
         self._interrupt: Callable[[], None] = _nothing
 
-    async def begin(self, listing: Listing, form: Format, clock: Clock, *, gzip: bool) -> None:
+    async def begin(self) -> None:
         """Take the snapshot."""
-        self._parts = self._run(listing, form, clock, gzip=gzip)
         try:
             async with asyncio.timeout(_BEGIN_SECONDS):
                 await anext(self)
@@ -196,13 +209,14 @@ class Export:
         self._thread.shutdown()
         self._release()
 
-    def _run(self, listing: Listing, form: Format, clock: Clock, *, gzip: bool) -> Generator[bytes]:
+    def _run(
+        self, database: Database, encode: Callable[[Session], Iterator[bytes]]
+    ) -> Generator[bytes]:
         try:
-            with self._database.transaction() as session:
+            with database.transaction() as session:
                 self._interrupt = store.begin_export(session, _SILENT_SECONDS)
                 yield b""  # it has begun, though the first document may be long in coming
-                documents = _documents(store.export(session, listing, _PART_BYTES), clock)
-                yield from _packed(form.parts(documents)) if gzip else form.parts(documents)
+                yield from encode(session)
         finally:
             # The connection is another's from here on.
             self._interrupt = _nothing

@@ -72,5 +72,5 @@ async def export_documents(
     if getattr(request.state, "head", False):
         return Response(status_code=HTTPStatus.OK, headers=headers)
     form = Csv(spreadsheet=query.spreadsheet) if query.format == "csv" else Ndjson()
-    export = await services.exports.open(query.listing(), form, services.clock, gzip=gzip)
+    export = await services.exports.open(query.listing(), form, gzip=gzip)
     return ExportResponse(export, headers)

@@ -1,4 +1,4 @@
-"""Indexes for lists by model, by label, and by how sure the model was.
+"""Indexes for lists by model, by label, by how sure the model was, and by metadata.
 
 Documents go on to be accepted while they are made; they are stored once it is done.
 """
@@ -28,13 +28,22 @@ _INDEXES: dict[str, tuple[tuple[str | sa.TextClause, ...], str]] = {
         f"{_LIVE} AND label IS NULL AND confidence IS NOT NULL",
     ),
 }
+_METADATA = "ix_documents_metadata"
 
 
 def upgrade() -> None:
     for name, (columns, where) in _INDEXES.items():
         op.create_index(name, "documents", list(columns), postgresql_where=sa.text(where))
+    op.create_index(
+        _METADATA,
+        "documents",
+        ["metadata"],
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+        postgresql_where=sa.text(f"{_LIVE} AND metadata <> '{{}}'::jsonb"),
+    )
 
 
 def downgrade() -> None:
-    for name in reversed(_INDEXES):
+    for name in (_METADATA, *reversed(_INDEXES)):
         op.drop_index(name, "documents")

@@ -24,6 +24,7 @@ from shared.models.base import Base
 _LIVE = "content IS NOT NULL"
 _LABELLED = f"{_LIVE} AND label IS NOT NULL"
 _CLASSIFIED = f"{_LIVE} AND model_version IS NOT NULL"
+_WITH_METADATA = f"{_LIVE} AND metadata <> '{{}}'::jsonb"
 _SCORED = f"{_LIVE} AND label IS NULL AND confidence IS NOT NULL"
 
 
@@ -85,5 +86,12 @@ class Document(Base):
         _listed("ix_documents_label", "label", where=_LABELLED),
         _listed("ix_documents_labelled", where=_LABELLED),
         Index("ix_documents_confidence", "confidence", "id", postgresql_where=text(_SCORED)),
+        Index(
+            "ix_documents_metadata",
+            "metadata",
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+            postgresql_where=text(_WITH_METADATA),
+        ),
         Index("ix_documents_tombstones", "id", postgresql_where=text("content IS NULL")),
     )

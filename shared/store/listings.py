@@ -340,11 +340,17 @@ def _conditions(listing: Listing) -> Iterator[ColumnElement[bool]]:
         yield Document.created_at >= where.created_after
     if where.created_before is not None:
         yield Document.created_at < where.created_before
-    for path, value in where.metadata:
-        yield _has(steps(path), value)
+    yield from _of_metadata(where)
     if listing.sort.by_confidence:
         yield Document.label.is_(None)
         yield Document.confidence.is_not(None)
+
+
+def _of_metadata(where: Filter) -> Iterator[ColumnElement[bool]]:
+    if where.metadata:
+        yield Document.metadata_ != _EMPTY  # its index leaves those without metadata out
+    for path, value in where.metadata:
+        yield _has(steps(path), value)
 
 
 def _has(path: Sequence[str], value: str) -> ColumnElement[bool]:
@@ -385,6 +391,7 @@ def _parts(found: Iterable[Row[UUID, Any]], max_bytes: int) -> Iterator[list[UUI
         yield ids
 
 
+_EMPTY: Final = literal({}, JSONB)
 _SIZE: Final = func.octet_length(Document.content)
 _EQUAL: Final = (
     Document.category,

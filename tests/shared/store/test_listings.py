@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event, text
 
-from shared.db import Database
+from shared.db import Database, Session
 from shared.errors import TooBroad
 from shared.store import listings
 from shared.store.listings import Facets, Filter, Listing, Sort, steps
@@ -450,8 +450,31 @@ def test_each_list_reads_its_index_in_order(
         assert f"ROW({listing.sort.column.key}, id) {sign} ROW(" in condition
 
 
+def test_metadata_is_found_by_its_index(database: Database, sender: Sender) -> None:
+    sender.send(put(ONE, 10, "alpha", metadata={"a": 1}))
+    listing = Listing(Filter(metadata=(("a.b", "1"), ("c", "x"))))
+    statement, values = _statement_of_page(database, listing, first=True)
+    with database.transaction() as session:
+        # With them, the planner is free to take another for a table of one row.
+        session.execute(text("DROP INDEX ix_documents_newest, ix_documents_category"))
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = _explain(session, statement, values)
+        session.rollback()
+    assert "Bitmap Index Scan on ix_documents_metadata" in plan
+    assert "Seq Scan" not in plan
+
+
 def _plan_of_page(database: Database, listing: Listing, *, first: bool) -> str:
     """Return the plan of the statement that finds a page's places, as `page` sends it."""
+    statement, values = _statement_of_page(database, listing, first=first)
+    with database.transaction() as session:
+        # All that is asked is whether the index can serve the statement at all.
+        for other in ("seqscan", "bitmapscan", "sort"):
+            session.execute(text(f"SET LOCAL enable_{other} = off"))
+        return _explain(session, statement, values)
+
+
+def _statement_of_page(database: Database, listing: Listing, *, first: bool) -> tuple[str, Any]:
     seen: list[tuple[str, Any]] = []
 
     def note(_c: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
@@ -462,10 +485,11 @@ def _plan_of_page(database: Database, listing: Listing, *, first: bool) -> str:
     cursor = None if first else Cursor(key, UUID(ONE), listing.scope)
     with database.transaction() as session:
         listings.page(session, listing, cursor, 50, 1000)
-        statement, values = seen[0]
-        raw = session.connection().connection.cursor()
-        # All that is asked is whether the index can serve the statement at all.
-        for other in ("seqscan", "bitmapscan", "sort"):
-            raw.execute(f"SET LOCAL enable_{other} = off")
-        raw.execute(f"EXPLAIN {statement}", values)
-        return "\n".join(row[0] for row in raw.fetchall())
+    event.remove(database._engine, "before_cursor_execute", note)
+    return next(each for each in seen if "FROM documents" in each[0])
+
+
+def _explain(session: Session, statement: str, values: Any) -> str:
+    cursor = session.connection().connection.cursor()
+    cursor.execute(f"EXPLAIN {statement}", values)
+    return "\n".join(row[0] for row in cursor.fetchall())
