@@ -31,9 +31,9 @@ from shared.errors import (
     DocumentNotFound,
     PostroomError,
     PreconditionFailed,
-    WorkersUnavailable,
     TooBroad,
     TooManyExports,
+    WorkersUnavailable,
 )
 
 MEDIA_TYPE: Final = "application/problem+json"

@@ -102,7 +102,7 @@ def test_a_forbidden_import_breaks_its_contract(
     assert [name for name, fine in kept.items() if not fine] == [CONTRACTS[contract]]
 
 
-def test_every_module_is_in_a_layer_and_every_route_and_task_in_its_contract() -> None:
+def test_every_module_is_in_a_layer_and_all_routes_and_tasks_in_their_contract() -> None:
     """A new file that no contract knows would be checked by none."""
     text = (ROOT / "pyproject.toml").read_text()
     named = set(re.findall(r"\b(?:api|worker|shared)\.[\w.]+", text))
@@ -110,6 +110,4 @@ def test_every_module_is_in_a_layer_and_every_route_and_task_in_its_contract() -
         for file in (ROOT / package).glob("*.py"):
             if file.stem not in {"__init__", "__main__", "middleware", "train", "evaluate"}:
                 assert f"{package}.{file.stem}" in named
-    for folder in ("api/routes", "worker/tasks"):
-        for file in (ROOT / folder).glob("[a-z]*.py"):
-            assert f"{folder.replace('/', '.')}.{file.stem}" in named
+    assert {"api.routes.", "worker.tasks."} <= named  # followed by an asterisk
