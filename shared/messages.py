@@ -53,8 +53,10 @@ CLASSIFY: Final = Message("texts.classify", CLASSIFY_QUEUE)
 
 FOLD_LEDGER: Final = Message("ledger.fold", MAINTAIN_QUEUE)
 PURGE_TOMBSTONES: Final = Message("documents.purge_tombstones", MAINTAIN_QUEUE)
+INDEX_DOCUMENTS: Final = Message("documents.index", MAINTAIN_QUEUE)
 
 MESSAGES: Final = (INGEST, RECLASSIFY, CLASSIFY, FOLD_LEDGER, PURGE_TOMBSTONES)
+MESSAGES: Final = (INGEST, RECLASSIFY, FOLD_LEDGER, PURGE_TOMBSTONES, INDEX_DOCUMENTS)
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))

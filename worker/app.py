@@ -32,6 +32,7 @@ app.conf.update(
         "worker.tasks.reclassify",
         "worker.tasks.classify",
         "worker.tasks.fold_ledger",
+        "worker.tasks.index_documents",
         "worker.tasks.purge_tombstones",
     ),
     beat_schedule=SCHEDULE,

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from shared.messages import FOLD_LEDGER, PURGE_TOMBSTONES, Message
+from shared.messages import FOLD_LEDGER, INDEX_DOCUMENTS, PURGE_TOMBSTONES, Message
 
 
 def _every(seconds: float, message: Message) -> dict[str, Any]:
@@ -15,5 +15,6 @@ def _every(seconds: float, message: Message) -> dict[str, Any]:
 
 SCHEDULE: Final = {
     "fold the ledger": _every(1, FOLD_LEDGER),
+    "index documents": _every(1, INDEX_DOCUMENTS),
     "purge tombstones": _every(3600, PURGE_TOMBSTONES),
 }

@@ -11,8 +11,9 @@ from shared.models.ledger import (
     Producer,
     VoidMessage,
 )
+from shared.models.search import IndexedText, IndexRequest
 
-MIGRATION = "20261121_lists"
+MIGRATION = "20261121_search"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "CountDelta",
     "DeadLetter",
     "Document",
+    "IndexRequest",
+    "IndexedText",
     "LedgerEntry",
     "LedgerProducer",
     "MessageFault",

@@ -36,7 +36,7 @@ from shared.decide import (
 from shared.errors import MetadataTooLarge, PreconditionFailed
 from shared.messages import Envelope
 from shared.models import Document
-from shared.store import ledger
+from shared.store import ledger, search
 
 
 class Vanished(Exception):
@@ -104,6 +104,7 @@ def write(
     inserted = _insert(session, written, new)
     _update(session, written, sorted(written.writes_of.keys() - inserted))
     outcomes = _with_dead(written.outcomes(), dead)
+    search.enqueue(session, written.texts)
     ledger.record(session, envelope, outcomes, decide.deltas(written.changes), revived=revived)
     return outcomes
 
@@ -212,6 +213,7 @@ def delete(session: Session, document_id: UUID, now: int, if_match: Revision | N
     decision = decide.delete(stored, now)
     assert decision.row is not None  # noqa: S101  # a delete always leaves a row
     session.execute(_ERASE, {"id": key, "stamp": decision.row.revision})
+    search.enqueue(session, [key])
     ledger.record_deltas(session, decide.deltas([(stored, decision.row)]))
     return decision.row.revision
 
@@ -284,6 +286,7 @@ class _Written:
         for position, each in enumerate(writes):
             self.writes_of.setdefault(each.id, []).append((position, each))
         self.changes: list[tuple[Stored | None, Stored | None]] = []
+        self.texts: list[str] = []
         self._letters = [""] * len(writes)
 
     def decide(self, document_id: str, before: Stored | None) -> _Row:
@@ -317,6 +320,7 @@ def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]
         return set()
     inserted = set(session.scalars(_INSERT, _records(written.task_id, rows)))
     written.changes += [(None, rows[each].after) for each in inserted]
+    written.texts += inserted
     return inserted
 
 
@@ -329,6 +333,7 @@ def _update(session: Session, written: _Written, ids: Sequence[str]) -> None:
     if any(row.before is None and row.after is not None for row in rows.values()):
         raise Vanished
     written.changes += [(row.before, row.after) for row in rows.values()]
+    written.texts += [each for each, row in rows.items() if row.content is not None]
     for statement, changes in ((_STAMP, {Change.STAMPS}), (_UPDATE, {Change.ROW, Change.CONTENT})):
         changed = {each: row for each, row in rows.items() if row.change in changes}
         if changed:

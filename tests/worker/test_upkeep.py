@@ -8,10 +8,11 @@ import structlog
 from shared.db import Database
 from worker.app import runtime
 from worker.tasks.fold_ledger import fold_ledger
+from worker.tasks.index_documents import index_documents
 from worker.tasks.purge_tombstones import purge_tombstones
 
 
-@pytest.mark.parametrize("tick", [fold_ledger, purge_tombstones])
+@pytest.mark.parametrize("tick", [fold_ledger, purge_tombstones, index_documents])
 def test_ticks_pass_while_the_database_is_away(
     tick: Any, module_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
