@@ -1,12 +1,40 @@
-"""Full-text search: the queue of changed documents, the index behind it, and the search itself."""
+"""Full-text search: the queue of changed texts, the index that is made of it, and the search.
 
+The index is behind the ingestion, which would take seven times as long if it wrote both.
+"""
+
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from html import escape
+from typing import Any, Final, NamedTuple, Self
+from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Double,
+    FromClause,
+    Row,
+    Select,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
+
+from shared.errors import TooBroad
+from shared.models import Document, IndexedText
+from shared.revision import EPOCH
+from shared.store import ledger
+from shared.store.page import BadCursor
 
 BATCH_DOCUMENTS: Final = 250
 BATCH_BYTES: Final = 512 << 10
@@ -15,17 +43,139 @@ BATCH_BYTES: Final = 512 << 10
 INDEXED_CHARACTERS: Final = 65_536
 """What is indexed of a text: its beginning. More could have more words than a tsvector can hold."""
 
+MAX_CANDIDATES: Final = 1_000
+"""Documents that are ranked at most: the newest of those that fit."""
+
 _LOCK_KEY: Final = 0x506F7374496E6478  # "PostIndx"
+
+_WALK_SECONDS: Final = 1
+_FENCED_SECONDS: Final = 2
+_FENCED_HITS: Final = 20_000
+_CANCELED: Final = "57014"
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MARKS: Final = "\x02\x03"
+
+
+class NothingToSearch(ValueError):
+    """A query without a word that a document must have."""
+
+
+class Place(NamedTuple):
+    """Where a document stands among others by time."""
+
+    created_at: datetime
+    id: UUID
+
+
+class Hit(NamedTuple):
+    """A document that fits, and how well; greater is better, and of equals the newer one."""
+
+    rank: float
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A document in the queue: in row `n`, at `place`, 1 for the first."""
+class RankedCursor:
+    """The last hit of a page, and among which documents it was ranked.
 
-    n: int
-    place: int
-    id: str
-    size: int
+    These are all that fit and are neither newer than `newest` nor older than `oldest`: the next
+    page ranks the same ones, whatever is written meanwhile.
+
+    Attributes:
+        scope: which search it is, 8 bytes: the cursor means nothing in any other.
+        ranked: how many they were.
+        exact: whether no others fit.
+        fenced: see `_candidates`: they may be few of those that fit between the two.
+    """
+
+    last: Hit
+    newest: Place
+    oldest: Place
+    scope: bytes
+    ranked: int
+    exact: bool
+    fenced: bool
+
+    def encode(self) -> str:
+        """Return the cursor as text for a URL."""
+        places = [
+            part
+            for place in (self.last.place, self.newest, self.oldest)
+            for part in ((place.created_at - EPOCH) // _MICROSECOND, place.id.bytes)
+        ]
+        about = (self.scope, self.ranked, self.exact, self.fenced)
+        packed = _CURSOR.pack(b"r", *about, self.last.rank, *places)
+        return urlsafe_b64encode(packed).decode()
+
+    @classmethod
+    def decode(cls, value: str) -> Self:
+        """Return the cursor that `encode` made into `value`.
+
+        Raises:
+            BadCursor: it made no such thing.
+        """
+        try:
+            kind, scope, ranked, exact, fenced, rank, *parts = _CURSOR.unpack(
+                urlsafe_b64decode(value.encode("ascii"))
+            )
+            last, newest, oldest = (
+                Place(EPOCH + parts[at] * _MICROSECOND, UUID(bytes=parts[at + 1]))
+                for at in (0, 2, 4)
+            )
+        except (ValueError, OverflowError, struct.error) as error:
+            raise BadCursor("is not a cursor of this list") from error
+        if kind != b"r":
+            raise BadCursor("is not a cursor of this list")
+        return cls(Hit(rank, last), newest, oldest, scope, ranked, exact, fenced)
+
+
+_CURSOR: Final = struct.Struct(">c8sxI??d" + 3 * "Q16s")
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for.
+
+    Attributes:
+        q: words, `"phrases"`, `or`, `-without`, as people write them into a search box.
+        conditions: what else a document must be.
+        scope: what tells its cursors from those of other searches, 8 bytes.
+    """
+
+    q: str
+    conditions: Sequence[ColumnElement[bool]] = ()
+    scope: bytes = bytes(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A document of a page.
+
+    Attributes:
+        rank: how well it fits, greater is better.
+        snippet: one or two places of its text as HTML, words that fit in `<mark>`.
+    """
+
+    document: Document
+    rank: float
+    snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPage:
+    """A page of the documents that fit, best first.
+
+    Attributes:
+        ranked: how many were ranked, on all pages together; at most `MAX_CANDIDATES`.
+        exact: whether these are all that fit; else they are the newest of them.
+        next: place of the next page, None if this is the last one.
+    """
+
+    found: Sequence[Found]
+    ranked: int
+    exact: bool
+    next: RankedCursor | None
 
 
 def enqueue(session: Session, ids: Collection[str]) -> None:
@@ -65,10 +215,168 @@ def under_pressure(session: Session) -> bool:
     return bool(session.scalar(_UNDER_PRESSURE))
 
 
-def _take(session: Session) -> Sequence[_Waiting]:
+def page(
+    session: Session, search: Search, after: RankedCursor | None, limit: int, max_bytes: int
+) -> RankedPage:
+    """Return a page of the documents that fit, best first.
+
+    Args:
+        session: a transaction's session in which nothing was done yet.
+        search: what is looked for.
+        after: place of the page, None for the first one.
+        limit: documents at most.
+        max_bytes: bytes of content at most; a page has one document at least, however large.
+
+    Raises:
+        NothingToSearch: no word of the query must be there, or all are as common as "the".
+        TooBroad: too many documents would have to be looked at.
+    """
+    ledger.one_snapshot(session)
+    if session.scalar(_NEEDED, {"q": search.q}) in {"", "T"}:
+        raise NothingToSearch
+    fenced, rows = _candidates(session, search, after, limit + 1)
+    shown = rows[: _fitting((row.size for row in rows[:limit]), max_bytes)]
+    if not shown:
+        ranked, exact = (after.ranked, after.exact) if after else (0, not fenced)
+        return RankedPage((), ranked, exact, None)
+    here = _place(search, after, shown[-1], fenced=fenced)
+    following = here if len(shown) < len(rows) else None
+    return RankedPage(_show(session, search, shown), here.ranked, here.exact, following)
+
+
+def _place(
+    search: Search, after: RankedCursor | None, last: Row[Any], *, fenced: bool
+) -> RankedCursor:
+    """Return the place after the last row of a page."""
+    hit = Hit(last.rank, Place(last.created_at, last.id))
+    if after is not None:
+        return replace(after, last=hit)
+    newest, oldest = Place(last.newest_at, last.newest_id), Place(last.oldest_at, last.oldest_id)
+    exact = last.ranked < MAX_CANDIDATES and (not fenced or last.hits < _FENCED_HITS)
+    return RankedCursor(hit, newest, oldest, search.scope, last.ranked, exact, fenced)
+
+
+def _candidates(
+    session: Session, search: Search, after: RankedCursor | None, limit: int
+) -> tuple[bool, Sequence[Row[Any]]]:
+    """Return whether candidates were fenced in, and the best of them.
+
+    PostgreSQL finds the newest by walking back in time if the words are frequent, else by the
+    index of words. Where frequent words are in old documents only it walks for long: then it is
+    told to use the index of words, and takes the first of very many hits, not the newest.
+    """
+    if after is not None:
+        return after.fenced, _best(session, search, after, limit, fenced=after.fenced)
+    try:
+        with session.begin_nested():
+            return False, _best(session, search, None, limit, fenced=False)
+    except TooBroad:
+        return True, _best(session, search, None, limit, fenced=True)
+
+
+def _best(
+    session: Session, search: Search, after: RankedCursor | None, limit: int, *, fenced: bool
+) -> Sequence[Row[Any]]:
+    seconds = _FENCED_SECONDS if fenced else _WALK_SECONDS
+    session.execute(_LIMITS, {"timeout": f"{seconds}s", "walk": "off" if fenced else "on"})
+    try:
+        rows = session.execute(_selected(search, after, limit, fenced=fenced)).all()
+    except OperationalError as error:
+        if getattr(error.orig, "pgcode", None) == _CANCELED:
+            raise TooBroad from error
+        raise
+    session.execute(_NO_LIMITS)
+    return rows
+
+
+def _selected(
+    search: Search, after: RankedCursor | None, limit: int, *, fenced: bool
+) -> Select[Any]:
+    """Return the statement for the best candidates after a place, and what there is of them."""
+    query, hits = _query(search.q), _hits(search.q, fenced=fenced)
+    newest = _newest(search, hits, after).subquery()
+    whole: dict[str, Any] = {
+        "order_by": (newest.c.created_at.desc(), newest.c.id.desc()),
+        "rows": (None, None),
+    }
+    columns = {
+        "rank": cast(func.ts_rank(newest.c.tsv, query, _BY_LENGTH), Double),
+        "ranked": func.count().over(),
+        "newest_at": func.first_value(newest.c.created_at).over(**whole),
+        "newest_id": func.first_value(newest.c.id).over(**whole),
+        "oldest_at": func.last_value(newest.c.created_at).over(**whole),
+        "oldest_id": func.last_value(newest.c.id).over(**whole),
+    }
+    if isinstance(hits, CTE):
+        columns["hits"] = select(func.count()).select_from(hits).scalar_subquery()
+    labelled = [column.label(name) for name, column in columns.items()]
+    ranked = select(newest.c.id, newest.c.created_at, newest.c.size, *labelled).subquery()
+    order = (ranked.c.rank, ranked.c.created_at, ranked.c.id)
+    best = select(ranked).order_by(*(column.desc() for column in order)).limit(limit)
+    if after is not None:
+        rank = cast(literal(after.last.rank), Double)
+        best = best.where(tuple_(*order) < tuple_(rank, *_literals(after.last.place)))
+    return best
+
+
+def _newest(search: Search, hits: FromClause, after: RankedCursor | None) -> Select[Any]:
+    """Return the statement for the candidates: the newest, or those of the page before."""
+    newest = (
+        select(hits.c.id, hits.c.created_at, hits.c.tsv, _SIZE.label("size"))
+        .join(Document, Document.id == hits.c.id)
+        .where(hits.c.tsv.op("@@")(_query(search.q)))
+        .where(Document.content.is_not(None), *search.conditions)
+        .order_by(hits.c.created_at.desc(), hits.c.id.desc())
+    )
+    if after is None:
+        return newest.limit(MAX_CANDIDATES)
+    # What was indexed since may lie in between, so that no limit may leave the last ones out.
+    place = tuple_(hits.c.created_at, hits.c.id)
+    between = newest.where(place <= tuple_(*_literals(after.newest)))
+    return between.where(place >= tuple_(*_literals(after.oldest))).limit(2 * MAX_CANDIDATES)
+
+
+def _hits(q: str, *, fenced: bool) -> FromClause:
+    """Return the table of what is indexed, or the first that the index of words finds in it."""
+    if not fenced:
+        return IndexedText.__table__
+    columns = (IndexedText.id, IndexedText.created_at, IndexedText.tsv)
+    fits = IndexedText.tsv.op("@@")(_query(q))
+    return select(*columns).where(fits).limit(_FENCED_HITS).cte("hits")
+
+
+def _query(q: str) -> ColumnElement[Any]:
+    return func.websearch_to_tsquery(_CONFIGURATION, q)
+
+
+def _literals(place: Place) -> tuple[ColumnElement[Any], ...]:
+    return literal(place.created_at), literal(place.id)
+
+
+def _show(session: Session, search: Search, hits: Sequence[Row[Any]]) -> list[Found]:
+    """Return the documents of hits with their snippets."""
+    beginning = func.translate(func.left(Document.content, INDEXED_CHARACTERS), _MARKS, "")
+    snippet = func.ts_headline(_CONFIGURATION, beginning, _query(search.q), _HEADLINE)
+    chosen = select(Document, snippet).where(Document.id.in_(hit.id for hit in hits))
+    found = {document.id: (document, snippet) for document, snippet in session.execute(chosen)}
+    return [
+        Found(document, hit.rank, _html(snippet))
+        for hit in hits
+        for document, snippet in [found[hit.id]]
+    ]
+
+
+def _html(snippet: str) -> str:
+    """Return a snippet as HTML: all of the text escaped, so that only our marks are tags."""
+    start, stop = _MARKS
+    return escape(snippet).replace(start, "<mark>").replace(stop, "</mark>")
+
+
+def _take(session: Session) -> Sequence[Row[Any]]:
     """Take documents off the queue, a bounded number with a bounded amount of text."""
     values = {"documents": BATCH_DOCUMENTS, "characters": INDEXED_CHARACTERS}
-    taken = _fitting(_Waiting(*row) for row in session.execute(_HEAD, values))
+    head = session.execute(_HEAD, values).all()
+    taken = head[: _fitting((row.size for row in head), BATCH_BYTES)]
     if taken:
         last = taken[-1]
         rows = {"taken": [each.n for each in taken], "last": last.n, "place": last.place}
@@ -76,16 +384,15 @@ def _take(session: Session) -> Sequence[_Waiting]:
     return taken
 
 
-def _fitting(head: Iterable[_Waiting]) -> list[_Waiting]:
-    """Return the documents up to the one whose text would be too much; the first in any case."""
-    taken: list[_Waiting] = []
-    left = BATCH_BYTES
-    for each in head:
-        left -= each.size
-        if taken and left < 0:
+def _fitting(sizes: Iterable[int], most: int) -> int:
+    """Return how many of the first sizes are not too much together; one in any case."""
+    count = 0
+    for size in sizes:
+        most -= size
+        if count and most < 0:
             break
-        taken.append(each)
-    return taken
+        count += 1
+    return count
 
 
 def _index(session: Session, ids: Sequence[str]) -> None:
@@ -110,6 +417,28 @@ def _is_the_texts_fault(error: DBAPIError) -> bool:
     return code[:2] in {"22", "54"}  # data exception, program limit exceeded
 
 
+_CONFIGURATION: Final[ColumnElement[str]] = literal_column("'postroom'")
+_SIZE: Final = func.octet_length(Document.content)
+
+# A rank is divided by 1 + the logarithm of the text's length: long texts have more of any word.
+_BY_LENGTH: Final = 1
+
+# Signs that no text has mark the words, or a text that says "<mark>" would be believed.
+_HEADLINE: Final = (
+    f"StartSel={_MARKS[0]}, StopSel={_MARKS[1]}, MaxFragments=2, MinWords=8, MaxWords=24,"
+    ' ShortWord=0, FragmentDelimiter=" … "'
+)
+
+_NEEDED: Final = text("SELECT querytree(websearch_to_tsquery('postroom', :q))")
+
+# To compile a statement, or to start processes for it, takes longer than most of these do.
+_LIMITS: Final = text("""
+    SELECT set_config('statement_timeout', :timeout, true), set_config('jit', 'off', true),
+        set_config('max_parallel_workers_per_gather', '0', true),
+        set_config('enable_seqscan', :walk, true)
+""")
+_NO_LIMITS: Final = text("SET LOCAL statement_timeout TO DEFAULT")
+
 _ENQUEUE: Final = text("INSERT INTO index_queue (ids) VALUES (CAST(:ids AS uuid[]))")
 
 _TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:key)")
@@ -121,8 +450,8 @@ _HEAD: Final = text("""
     head AS (
         SELECT n, place, id FROM counted, unnest(ids) WITH ORDINALITY AS i(id, place)
         WHERE before < :documents ORDER BY n, place LIMIT :documents)
-    SELECT n, place, id::text,
-        coalesce(least(octet_length(d.content), 4 * CAST(:characters AS int)), 0)
+    SELECT n, place, id::text AS id,
+        coalesce(least(octet_length(d.content), 4 * CAST(:characters AS int)), 0) AS size
     FROM head LEFT JOIN documents d USING (id) ORDER BY n, place
 """)
 
