@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.errors import Invalid
 from api.schemas.cursor import CursorIn
 from api.schemas.problem import FieldError
-from shared.store.listings import Listing
 from shared.store.page import BadCursor, Cursor
+
+PlaceT_co = TypeVar("PlaceT_co", covariant=True)
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 250
@@ -31,7 +32,16 @@ class PageQuery(BaseModel):
         return None if self.cursor is None else Cursor.decode(self.cursor)
 
 
-def place(listing: Listing, cursor: str | None, location: Sequence[str]) -> Cursor | None:
+class Paged(Protocol[PlaceT_co]):
+    """A list with cursors of its own."""
+
+    def after(self, cursor: str | None) -> PlaceT_co | None:
+        """Return the place that a cursor of this list means; raises `BadCursor`."""
+
+
+def place(
+    listing: Paged[PlaceT_co], cursor: str | None, location: Sequence[str]
+) -> PlaceT_co | None:
     """Return the place in a list of documents that a cursor means.
 
     Args:

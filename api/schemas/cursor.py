@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from shared.store.page import BadCursor, Cursor
+from shared.store.search import RankedCursor
 
 
 def _is_cursor(value: str) -> str:
@@ -17,3 +18,15 @@ def _is_cursor(value: str) -> str:
 
 CursorIn = Annotated[str, AfterValidator(_is_cursor)]
 """A cursor that a page of ours has given."""
+
+
+def _is_cursor_of_any_kind(value: str) -> str:
+    try:
+        RankedCursor.decode(value)
+    except BadCursor:
+        return _is_cursor(value)
+    return value
+
+
+AnyCursorIn = Annotated[str, AfterValidator(_is_cursor_of_any_kind)]
+"""A cursor that a page of ours has given, be it sorted or ranked."""

@@ -309,7 +309,7 @@ def _in_time(session: Session, listing: Listing) -> Iterator[None]:
 
 def _placed(selected: SelectT, listing: Listing, after: Cursor | None) -> SelectT:
     """Return a statement for the documents of a list, in its order, from a place on."""
-    found = selected.where(Document.content.is_not(None), *_conditions(listing))
+    found = selected.where(Document.content.is_not(None), *conditions(listing))
     if after is not None:
         key = literal(after.key)
         number = cast(key, Double) if isinstance(after.key, float) else key
@@ -324,7 +324,8 @@ def _order(listing: Listing) -> tuple[ColumnElement[Any], ...]:
     return tuple(each.desc() if listing.sort.descending else each.asc() for each in columns)
 
 
-def _conditions(listing: Listing) -> Iterator[ColumnElement[bool]]:
+def conditions(listing: Listing) -> Iterator[ColumnElement[bool]]:
+    """Yield what the documents of a list must be, besides documents that are not deleted."""
     where = listing.where
     for column in _EQUAL:
         wanted = getattr(where, column.key)

@@ -8,7 +8,9 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from html import escape
+from math import isfinite
 from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
@@ -34,7 +36,8 @@ from shared.errors import TooBroad
 from shared.models import Document, IndexedText
 from shared.revision import EPOCH
 from shared.store import ledger
-from shared.store.page import BadCursor
+from shared.store.listings import Filter, Listing, conditions
+from shared.store.page import NO_SCOPE, BadCursor
 
 BATCH_DOCUMENTS: Final = 250
 BATCH_BYTES: Final = 512 << 10
@@ -125,7 +128,7 @@ class RankedCursor:
             )
         except (ValueError, OverflowError, struct.error) as error:
             raise BadCursor("is not a cursor of this list") from error
-        if kind != b"r":
+        if kind != b"r" or not isfinite(rank):
             raise BadCursor("is not a cursor of this list")
         return cls(Hit(rank, last), newest, oldest, scope, ranked, exact, fenced)
 
@@ -139,13 +142,31 @@ class Search:
 
     Attributes:
         q: words, `"phrases"`, `or`, `-without`, as people write them into a search box.
-        conditions: what else a document must be.
-        scope: what tells its cursors from those of other searches, 8 bytes.
+        where: what else a document must be.
     """
 
     q: str
-    conditions: Sequence[ColumnElement[bool]] = ()
-    scope: bytes = bytes(8)
+    where: Filter = Filter()
+
+    @property
+    def scope(self) -> bytes:
+        """What tells its cursors from those of other searches."""
+        digest = blake2b(Listing(self.where).scope, digest_size=len(NO_SCOPE))
+        digest.update(self.q.encode())
+        return digest.digest()
+
+    def after(self, cursor: str | None) -> RankedCursor | None:
+        """Return the place that a cursor of this search means.
+
+        Raises:
+            BadCursor: it is none, or one of another list.
+        """
+        if cursor is None:
+            return None
+        place = RankedCursor.decode(cursor)
+        if place.scope != self.scope:
+            raise BadCursor("belongs to a search for something else, or to another list")
+        return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +346,14 @@ def _newest(search: Search, hits: FromClause, after: RankedCursor | None) -> Sel
         select(hits.c.id, hits.c.created_at, hits.c.tsv, _SIZE.label("size"))
         .join(Document, Document.id == hits.c.id)
         .where(hits.c.tsv.op("@@")(_query(search.q)))
-        .where(Document.content.is_not(None), *search.conditions)
+        .where(Document.content.is_not(None), *conditions(Listing(search.where)))
         .order_by(hits.c.created_at.desc(), hits.c.id.desc())
     )
+    # PostgreSQL does not know that both tables' times are the same.
+    if (earliest := search.where.created_after) is not None:
+        newest = newest.where(hits.c.created_at >= earliest)
+    if (end := search.where.created_before) is not None:
+        newest = newest.where(hits.c.created_at < end)
     if after is None:
         return newest.limit(MAX_CANDIDATES)
     # What was indexed since may lie in between, so that no limit may leave the last ones out.

@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from shared.db import Database
 from shared.errors import DatabaseUnavailable, TooBroad
-from shared.models import Document
 from shared.store import documents, ledger, search
+from shared.store.listings import Filter
 from shared.store.page import BadCursor
 from shared.store.search import (
     Hit,
@@ -347,7 +347,7 @@ def test_other_conditions_are_kept(database: Database, sender: Sender) -> None:
     one, two = store(sender, "fruit apple", "tool apple")
     index(database)
     assert found(database, "apple") == {one, two}
-    assert found(database, "apple", conditions=[Document.category == "fruit"]) == {one}
+    assert found(database, "apple", where=Filter(category="fruit")) == {one}
 
 
 def test_the_better_fit_comes_first_and_of_equals_the_newer(
