@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
@@ -26,6 +26,7 @@ from uuid import UUID
 import orjson
 import psycopg2
 
+from benchmarks import searches
 from benchmarks.archive import Archive
 from benchmarks.stack import Program
 from local.ports import LOOPBACK, free_ports
@@ -36,6 +37,7 @@ from shared.store.listings import Filter, Listing, Sort
 RESULTS: Final = Path(__file__).parent / "results" / "scale.json"
 TIMES: Final = 30
 WANTED_MS: Final = 100.0
+_COMMONEST_MS: Final = 500.0
 
 Query = psycopg2.extensions.cursor
 
@@ -67,9 +69,9 @@ class Figure:
     wanted: float
 
 
-def requests(archive: Archive, database: Query) -> list[Request]:
+def requests(archive: Archive, documents: int, database: Query) -> list[Request]:
     """Return all that is measured."""
-    return [*_pages(archive, database), *_facets(archive)]
+    return [*_pages(archive, database), *_facets(archive), *_searches(documents, database)]
 
 
 def _pages(archive: Archive, database: Query) -> Iterator[Request]:
@@ -130,6 +132,19 @@ def _facets(archive: Archive) -> Iterator[Request]:
         paths = [f"/v1/documents/facets?{urlencode(each)}" for each in filters]
         yield Request(f"facets, {name}", paths)
     yield Request("categories", ["/v1/categories"])
+
+
+def _searches(documents: int, database: Query) -> Iterator[Request]:
+    kinds = list(searches.words(database, documents))
+    for name, words in kinds:
+        wanted = _COMMONEST_MS if len(words) == 1 else WANTED_MS
+        yield Request(f"search: {name}", [_list(q=each) for each in words], wanted)
+    (_, [commonest]), (_, frequent), (_, fewer), *_ = kinds
+    pairs = [_list(q=f"{one} {two}") for one, two in pairwise(frequent)]
+    yield Request("search: two frequent words", pairs)
+    yield Request("search: a phrase", [_list(q=f'"{fewer[0]} {fewer[1]}"')])
+    yield Request("search: a category", [_list(q=each, category="sci.space") for each in fewer])
+    yield Request("search: commonest, a category", [_list(q=commonest, category="sci.space")])
 
 
 def _list(**parameters: Any) -> str:
@@ -241,7 +256,7 @@ def main() -> None:
             _folder(options.folder) as folder,
             running(folder, options.documents) as (port, archive, database),
         ):
-            for request in requests(archive, database):
+            for request in requests(archive, options.documents, database):
                 if options.only in request.name:
                     figure = measure(port, request)
                     figures.append(figure)

@@ -6,7 +6,7 @@ The index is behind the ingestion, which would take seven times as long if it wr
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from html import escape
@@ -146,7 +146,7 @@ class Search:
     """
 
     q: str
-    where: Filter = Filter()
+    where: Filter = field(default_factory=Filter)
 
     @property
     def scope(self) -> bytes:
