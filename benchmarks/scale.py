@@ -218,6 +218,7 @@ def running(folder: Path, documents: int) -> Iterator[tuple[int, Archive, Query]
         archive = Archive(documents)
         if not made:
             _timed(f"{documents:,} documents made", lambda: archive.load(database))
+            _timed("their index of words", lambda: searches.index(database))
         api_env = env | {"API_PORT": str(port), "API_HOST": LOOPBACK, "ROOT_PATH": ""}
         with Program(folder / "api", ["api"], api_env, f"http://{LOOPBACK}:{port}/readyz"):
             yield port, archive, database.cursor()

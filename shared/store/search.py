@@ -39,9 +39,9 @@ from shared.store import ledger
 from shared.store.listings import Filter, Listing, conditions
 from shared.store.page import NO_SCOPE, BadCursor
 
-BATCH_DOCUMENTS: Final = 250
-BATCH_BYTES: Final = 512 << 10
-"""What one call of `index` takes at most: a tenth of a second of one core, whatever the texts."""
+BATCH_DOCUMENTS: Final = 100
+BATCH_BYTES: Final = 256 << 10
+"""What one call of `index` takes at most, so that it is short whatever the texts are."""
 
 INDEXED_CHARACTERS: Final = 65_536
 """What is indexed of a text: its beginning. More could have more words than a tsvector can hold."""
@@ -477,7 +477,7 @@ _HEAD: Final = text("""
         SELECT n, place, id FROM counted, unnest(ids) WITH ORDINALITY AS i(id, place)
         WHERE before < :documents ORDER BY n, place LIMIT :documents)
     SELECT n, place, id::text AS id,
-        coalesce(least(octet_length(d.content), 4 * CAST(:characters AS int)), 0) AS size
+        coalesce(least(octet_length(d.content), :characters), 0) AS size
     FROM head LEFT JOIN documents d USING (id) ORDER BY n, place
 """)
 

@@ -73,12 +73,18 @@ def test_a_tick_ends_in_time(
     assert 1 <= count("document_search") < 2_000
 
 
-def test_while_documents_wait_to_be_stored_a_tick_is_one_batch(
-    database: Database, count: Count
+def test_a_tick_is_shorter_while_documents_wait_to_be_stored(
+    database: Database, count: Count, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(index_documents, "_SLICE_SECONDS", 60)
+    monkeypatch.setattr(index_documents, "_BUSY_SECONDS", 0)
     fill(database, 3 * search.BATCH_DOCUMENTS, "now() - interval '1 minute'")
     tick()
     assert count("document_search") == search.BATCH_DOCUMENTS
+    with database.transaction() as session:
+        session.execute(text("UPDATE documents SET accepted_at = now()"))
+    tick()
+    assert count("document_search") == 3 * search.BATCH_DOCUMENTS
 
 
 @pytest.mark.rabbitmq

@@ -7,20 +7,25 @@ from shared.messages import INDEX_DOCUMENTS
 from shared.store import search
 from worker.app import app, runtime
 
-# Others of the worker's tasks wait as long, where it has one process.
+# Where a worker has one process, its other tasks wait as long.
 _SLICE_SECONDS: Final = 0.5
+
+# What ingestion loses while it is busy: a tenth of one process's time.
+_BUSY_SECONDS: Final = 0.1
 
 
 @app.task(name=INDEX_DOCUMENTS.task)
 def index_documents() -> None:
-    """Index for half a second; while documents wait to be stored, no more than one batch."""
-    end = monotonic() + _SLICE_SECONDS
+    """Index batches for a while, a shorter one while documents wait to be stored."""
+    start = monotonic()
     with runtime.upkeep():
-        while _index_batch() and monotonic() < end:
+        while monotonic() < start + _index_batch():
             pass
 
 
-def _index_batch() -> bool:
-    """Index a batch, a transaction of its own; say whether another one may follow."""
+def _index_batch() -> float:
+    """Index a batch, a transaction of its own; return how many seconds the tick may last."""
     with runtime.database.transaction() as session:
-        return search.index(session) > 0 and not search.under_pressure(session)
+        if not search.index(session):
+            return 0
+        return _BUSY_SECONDS if search.under_pressure(session) else _SLICE_SECONDS

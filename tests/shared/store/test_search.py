@@ -157,7 +157,7 @@ def test_a_batch_has_a_bounded_amount_of_text(database: Database, sender: Sender
     while not batches or batches[-1]:
         with database.transaction() as session:
             batches.append(search.index(session))
-    assert batches == [2, 2, 1, 0]
+    assert batches == [4, 1, 0]
 
 
 def test_ids_come_back_in_the_queue(database: Database, sender: Sender, sql: SQL) -> None:
