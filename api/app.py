@@ -22,10 +22,12 @@ from api.routes import (
     documents,
     exports,
     health,
+    history,
     ledger,
     listings,
     metrics,
     reclassifications,
+    stats,
 )
 from api.settings import ApiSettings
 from shared.logs import configure_logs
@@ -90,6 +92,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         health,
         metrics,
         reclassifications,
+        history,
+        stats,
     ):
         app.include_router(route.router)
     return app

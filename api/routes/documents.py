@@ -249,7 +249,14 @@ async def update_document(request: Request, services: ServicesDep, document_id: 
     now = services.clock.stamp()
     try:
         row = await services.database.run(
-            lambda session: store.patch(session, document_id, operation, now, precondition.if_match)
+            lambda session: store.patch(
+                session,
+                document_id,
+                operation,
+                now,
+                precondition.if_match,
+                request_id=request.state.request_id,
+            )
         )
     except MetadataTooLarge as error:
         detail = f"would be longer than {decide.MAX_METADATA_BYTES} bytes of JSON"
@@ -272,9 +279,11 @@ async def update_document(request: Request, services: ServicesDep, document_id: 
 async def delete_document(request: Request, services: ServicesDep, document_id: UUID) -> Response:
     """Delete a document, stored or still on its way. Doing it again changes nothing."""
     precondition = conditional.of_write(request, services.clock)
-    now = services.clock.stamp()
+    now, request_id = services.clock.stamp(), request.state.request_id
     revision = await services.database.run(
-        lambda session: store.delete(session, document_id, now, precondition.if_match)
+        lambda session: store.delete(
+            session, document_id, now, precondition.if_match, request_id=request_id
+        )
     )
     services.clock.observe(revision)
     return Response(status_code=HTTPStatus.NO_CONTENT)

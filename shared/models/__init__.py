@@ -3,6 +3,7 @@
 from shared.models.base import Base
 from shared.models.dead_letter import DeadLetter, MessageFault
 from shared.models.document import Document
+from shared.models.document_event import DocumentEvent
 from shared.models.ledger import (
     Count,
     CountDelta,
@@ -12,8 +13,9 @@ from shared.models.ledger import (
     VoidMessage,
 )
 from shared.models.search import IndexedText, IndexRequest
+from shared.models.stats import Stat
 
-MIGRATION = "20261121_search"
+MIGRATION = "20261121_stats_and_events"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "CountDelta",
     "DeadLetter",
     "Document",
+    "DocumentEvent",
     "IndexRequest",
     "IndexedText",
     "LedgerEntry",
     "LedgerProducer",
     "MessageFault",
     "Producer",
+    "Stat",
     "VoidMessage",
 ]

@@ -16,6 +16,7 @@ class LedgerEntry(Base):
 
     `outcomes` has a letter a document, see `shared.decide.Outcome`; the counts say the same.
     `deltas` is `{kind: {key: n}}`, what the message changed in the counts of live documents.
+    `categories` is `{category: {column: n}}`: the counts again, of documents with a category.
     """
 
     __tablename__ = "ledger"
@@ -32,6 +33,7 @@ class LedgerEntry(Base):
     dead: Mapped[int] = mapped_column(Integer)
     outcomes: Mapped[str] = mapped_column(Text)
     deltas: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    categories: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     committed_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=func.clock_timestamp()
     )

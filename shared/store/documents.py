@@ -6,7 +6,7 @@ for a new id holds only smaller new ids; one that waits for an old row holds onl
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -36,7 +36,7 @@ from shared.decide import (
 from shared.errors import MetadataTooLarge, PreconditionFailed
 from shared.messages import Envelope
 from shared.models import Document
-from shared.store import ledger, search
+from shared.store import events, ledger, search
 
 
 class Vanished(Exception):
@@ -52,12 +52,14 @@ class Write:
         put: the operation.
         content: the text.
         accepted_at: RFC 3339.
+        request_id: the request that it was accepted with, if that is known.
     """
 
     id: str
     put: Put
     content: str
     accepted_at: str
+    request_id: str | None = None
 
 
 def hash_content(content: str) -> bytes:
@@ -103,9 +105,19 @@ def write(
     new = sorted(written.writes_of.keys() - set(known_ids))
     inserted = _insert(session, written, new)
     _update(session, written, sorted(written.writes_of.keys() - inserted))
+    if envelope.replays is not None:
+        written.events += events.of_replay(envelope, written.revisions())
+    events.record(session, written.events, envelope.task_id)
     outcomes = _with_dead(written.outcomes(), dead)
     search.enqueue(session, written.texts)
-    ledger.record(session, envelope, outcomes, decide.deltas(written.changes), revived=revived)
+    ledger.record(
+        session,
+        envelope,
+        outcomes,
+        decide.deltas(written.changes),
+        categories=written.categories(),
+        revived=revived,
+    )
     return outcomes
 
 
@@ -139,22 +151,32 @@ def reclassify(
     """
     outcomes: Counter[str] = Counter()
     changed: dict[str, _Row] = {}
+    found: list[events.Event] = []
     for key, stored in _lock(session, sorted(operations)).items():
         decision = decide.reclassify(stored, operations[key])
         outcomes[decision.outcome.value] += 1
+        prediction = operations[key].prediction
+        found += events.of_reclassification(stored, decision, prediction, key)
         if decision.row is not None and decision.change is not Change.NONE:
             changed[key] = _Row(stored)
             changed[key].after = decision.row
-            changed[key].prediction = operations[key].prediction
+            changed[key].prediction = prediction
     if changed:
         session.execute(_UPDATE, _records(envelope.task_id, changed))
+    events.record(session, found, envelope.task_id)
     changes = [(row.before, row.after) for row in changed.values()]
     ledger.record(session, envelope, "", decide.deltas(changes))
     return outcomes
 
 
 def patch(
-    session: Session, document_id: UUID, op: Patch, now: int, if_match: Revision | None = None
+    session: Session,
+    document_id: UUID,
+    op: Patch,
+    now: int,
+    if_match: Revision | None = None,
+    *,
+    request_id: str | None = None,
 ) -> Document | None:
     """Apply a merge-patch of the metadata and a label; return the document, None if there is none.
 
@@ -164,6 +186,7 @@ def patch(
         op: the operation.
         now: the next stamp of the API process. The row's revision is for its clock to observe.
         if_match: the revision that the document must have.
+        request_id: the request that asks for it, for the document's history.
 
     Raises:
         PreconditionFailed: it has another one.
@@ -183,10 +206,18 @@ def patch(
         row.after = decision.row
         session.execute(_UPDATE, _records("", {key: row}))
         ledger.record_deltas(session, decide.deltas([(stored, decision.row)]))
+        events.record(session, events.of_patch(key, stored, op, decision.row, request_id))
     return get(session, document_id)
 
 
-def delete(session: Session, document_id: UUID, now: int, if_match: Revision | None = None) -> int:
+def delete(
+    session: Session,
+    document_id: UUID,
+    now: int,
+    if_match: Revision | None = None,
+    *,
+    request_id: str | None = None,
+) -> int:
     """Leave a tombstone, whether the document is stored, still queued, or unknown.
 
     Args:
@@ -194,6 +225,7 @@ def delete(session: Session, document_id: UUID, now: int, if_match: Revision | N
         document_id: the document.
         now: the next stamp of the API process.
         if_match: the revision that the document must have.
+        request_id: the request that asks for it, for the document's history.
 
     Returns:
         The tombstone's revision, for that process's clock to observe.
@@ -208,6 +240,7 @@ def delete(session: Session, document_id: UUID, now: int, if_match: Revision | N
     if stored is None:
         row = decide.delete(None, now).row
         if row is not None and session.execute(_BURY, {"id": key, "stamp": row.revision}).first():
+            events.record(session, [events.of_delete(key, row.revision, request_id)])
             return row.revision
         stored = _lock(session, [key])[key]  # somebody stored it between the two statements
     decision = decide.delete(stored, now)
@@ -215,6 +248,8 @@ def delete(session: Session, document_id: UUID, now: int, if_match: Revision | N
     session.execute(_ERASE, {"id": key, "stamp": decision.row.revision})
     search.enqueue(session, [key])
     ledger.record_deltas(session, decide.deltas([(stored, decision.row)]))
+    if not stored.deleted:
+        events.record(session, [events.of_delete(key, decision.row.revision, request_id)])
     return decision.row.revision
 
 
@@ -257,12 +292,16 @@ class _Row:
         self.content: str | None = None
         self.prediction: Prediction | None = None
         self.accepted_at: str | None = None
+        self.events: list[events.Event] = []
 
     def apply(self, write: Write) -> str:
         """Apply one write; return its letter."""
         decision: Decision = decide.put(self.after, write.put)
         if decision.row and decision.row.content_revision == write.put.stamp:
             self.accepted_at = write.accepted_at
+        self.events += events.of_write(
+            self.after, decision, write.put.prediction, write.id, write.request_id
+        )
         self.after = decision.row
         self.change = max(self.change, decision.change)
         if decision.change is Change.CONTENT:
@@ -287,14 +326,35 @@ class _Written:
             self.writes_of.setdefault(each.id, []).append((position, each))
         self.changes: list[tuple[Stored | None, Stored | None]] = []
         self.texts: list[str] = []
+        self.events: list[events.Event] = []
         self._letters = [""] * len(writes)
+        self._rows: list[Stored | None] = [None] * len(writes)
 
     def decide(self, document_id: str, before: Stored | None) -> _Row:
         """Apply all writes of one id to its row."""
         row = _Row(before)
         for position, each in self.writes_of[document_id]:
             self._letters[position] = row.apply(each)
+            self._rows[position] = row.after
         return row
+
+    def categories(self) -> Counter[tuple[str | None, str]]:
+        """Count the documents by category and letter."""
+        categories = (None if row is None else row.category for row in self._rows)
+        return Counter(zip(categories, self._letters, strict=True))
+
+    def revisions(self) -> Iterator[tuple[str, str, int]]:
+        """Yield id, letter and revision of each document that has a row."""
+        for writes in self.writes_of.values():
+            for position, each in writes:
+                row = self._rows[position]
+                if row is not None:
+                    yield each.id, self._letters[position], row.revision
+
+    def note(self, row: _Row) -> None:
+        """Take down what has become of a row that is written."""
+        self.changes.append((row.before, row.after))
+        self.events += row.events
 
     def outcomes(self) -> str:
         """Return the letters, in the message's order."""
@@ -319,8 +379,9 @@ def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]
     if not rows:  # all of them ask for a document that must be there
         return set()
     inserted = set(session.scalars(_INSERT, _records(written.task_id, rows)))
-    written.changes += [(None, rows[each].after) for each in inserted]
     written.texts += inserted
+    for each in inserted:
+        written.note(rows[each])
     return inserted
 
 
@@ -332,8 +393,9 @@ def _update(session: Session, written: _Written, ids: Sequence[str]) -> None:
     rows = {each: written.decide(each, stored.get(each)) for each in ids}
     if any(row.before is None and row.after is not None for row in rows.values()):
         raise Vanished
-    written.changes += [(row.before, row.after) for row in rows.values()]
     written.texts += [each for each, row in rows.items() if row.content is not None]
+    for row in rows.values():
+        written.note(row)
     for statement, changes in ((_STAMP, {Change.STAMPS}), (_UPDATE, {Change.ROW, Change.CONTENT})):
         changed = {each: row for each, row in rows.items() if row.change in changes}
         if changed:

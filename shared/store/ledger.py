@@ -5,7 +5,7 @@ the ledger stays small and a late redelivery is still recognised.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -111,6 +111,7 @@ def record(
     outcomes: str,
     deltas: dict[str, dict[str, int]],
     *,
+    categories: Mapping[tuple[str | None, str], int] | None = None,
     revived: int = 0,
 ) -> None:
     """Write the entry of one message: the last statement of its transaction.
@@ -120,6 +121,7 @@ def record(
         envelope: the message's identity.
         outcomes: a letter a document.
         deltas: changes of the counts of live documents, see `decide.deltas`.
+        categories: documents by category and letter; those left out have no category.
         revived: documents that another entry counts as dead, and this one by its outcomes.
 
     Raises:
@@ -134,6 +136,7 @@ def record(
         "through": envelope.through,
         "outcomes": outcomes,
         "deltas": _json(deltas),
+        "categories": _json(_by_category(categories or {})),
     }
     try:
         folded = session.scalar(_RECORD, values)
@@ -230,6 +233,17 @@ def counts(session: Session, kind: str) -> dict[str, int]:
     return {row.key: int(row.n) for row in rows}
 
 
+def _by_category(counts: Mapping[tuple[str | None, str], int]) -> dict[str, dict[str, int]]:
+    """Return documents by category and column; without a category, none."""
+    nested: dict[str, dict[str, int]] = {}
+    for (category, letter), n in counts.items():
+        if category is not None:
+            columns = nested.setdefault(category, {})
+            column = _COUNTED_AS[Outcome(letter)]
+            columns[column] = columns.get(column, 0) + n
+    return nested
+
+
 def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
@@ -239,9 +253,10 @@ def _json(value: Any) -> str:
 # would count twice.
 _RECORD: Final = text("""
     INSERT INTO ledger (producer_id, seq, documents, through, stored, unchanged, superseded,
-        refused, failed, dead, outcomes, deltas)
+        refused, failed, dead, outcomes, deltas, categories)
     VALUES (CAST(:producer_id AS uuid), :seq, :documents, :through, :stored, :unchanged,
-        :superseded, :refused, :failed, :dead, :outcomes, CAST(:deltas AS jsonb));
+        :superseded, :refused, :failed, :dead, :outcomes, CAST(:deltas AS jsonb),
+        CAST(:categories AS jsonb));
     SELECT EXISTS (SELECT FROM ledger_producers
         WHERE producer_id = CAST(:producer_id AS uuid) AND done @> CAST(:seq AS int8))
 """)
@@ -270,8 +285,28 @@ _VOID: Final = text("""
     ON CONFLICT (producer_id, seq) DO NOTHING
 """)
 
+
+def outcomes_sql(entries: str) -> str:
+    """Return SQL for rows (committed_at, category, outcome, n) of entries, all of category ""."""
+    counts = ", ".join(f"('{name}', {name})" for name in _COUNTS)
+    return f"""
+        SELECT committed_at, '' AS category, o.outcome, CAST(o.n AS int8) AS n
+        FROM {entries}, LATERAL (VALUES {counts}) AS o(outcome, n) WHERE o.n <> 0
+    """  # noqa: S608  # put together of our own texts
+
+
+def categories_sql(entries: str) -> str:
+    """Return the same rows, but by category: "" has what no category does."""
+    return f"""{outcomes_sql(entries)}
+        UNION ALL
+        SELECT committed_at, side.category, o.key, side.sign * CAST(o.value AS int8)
+        FROM {entries}, jsonb_each(categories) AS c, jsonb_each_text(c.value) AS o,
+            LATERAL (VALUES (c.key, 1), ('', -1)) AS side(category, sign)
+    """  # noqa: S608  # put together of our own texts
+
+
 # One statement takes all locks on counts in the order of their keys: two folders cannot deadlock.
-_FOLD: Final = text("""
+_FOLD: Final = text(f"""
     WITH gone AS (
         DELETE FROM ledger WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM ledger
@@ -289,6 +324,15 @@ _FOLD: Final = text("""
             jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys
         GROUP BY 1, 2 ORDER BY 1, 2
         ON CONFLICT (kind, key) DO UPDATE SET n = c.n + excluded.n),
+    minutes AS (
+        SELECT date_trunc('minute', committed_at, 'UTC') AS at, category, outcome, sum(n) AS n
+        FROM ({categories_sql("gone")}) AS each GROUP BY 1, 2, 3 HAVING sum(n) <> 0),
+    summed AS (
+        INSERT INTO stats AS s (span, at, category, outcome, n)
+        SELECT span, date_trunc(span, at, 'UTC'), category, outcome, sum(n)
+        FROM minutes, unnest(ARRAY['minute', 'hour', 'day']) AS span
+        GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+        ON CONFLICT (span, at, category, outcome) DO UPDATE SET n = s.n + excluded.n),
     folded AS (
         INSERT INTO ledger_producers AS l (producer_id, done, documents, through, stored,
             unchanged, superseded, refused, failed, dead)
@@ -303,7 +347,7 @@ _FOLD: Final = text("""
             refused = l.refused + excluded.refused, failed = l.failed + excluded.failed,
             dead = l.dead + excluded.dead)
     SELECT count(*) FROM gone
-""")
+""")  # noqa: S608  # put together of our own texts
 
 _TOTALS: Final = text("""
     WITH parts AS (

@@ -181,4 +181,10 @@ def _write(document: Document, digest: bytes, prediction: Prediction | None) -> 
         if_none_match=document.get("if_none_match", False),
         create_only=document.get("create_only", False),
     )
-    return Write(document["id"], put, document["content"], document["accepted_at"])
+    return Write(
+        document["id"],
+        put,
+        document["content"],
+        document["accepted_at"],
+        document.get("request_id"),
+    )

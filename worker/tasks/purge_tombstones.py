@@ -1,4 +1,4 @@
-"""Purge what is too old to matter: tombstones, and faults of messages that never came back."""
+"""Purge what is too old to matter: tombstones, faults of messages, and fine statistics."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from shared.messages import PURGE_TOMBSTONES
-from shared.store import documents, message_faults
+from shared.store import documents, message_faults, stats
 from worker.app import app, runtime
 
 _BATCH: Final = 5_000
@@ -21,6 +21,7 @@ def purge_tombstones() -> None:
     with runtime.upkeep():
         with runtime.database.transaction() as session:
             message_faults.purge(session, runtime.settings.tombstone_days)
+            stats.purge(session)
         for purged in _batches():
             total += purged
     if total:

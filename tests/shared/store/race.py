@@ -34,8 +34,8 @@ from shared.dead import Letter, RawMessage, Reason
 from shared.decide import UNSET, NeedsClassification
 from shared.errors import DatabaseUnavailable
 from shared.messages import Envelope
-from shared.revision import Clock
-from shared.store import dead_letters, documents, ledger
+from shared.revision import EPOCH, Clock
+from shared.store import dead_letters, documents, ledger, stats
 from shared.store.documents import Vanished, Write
 from shared.store.ledger import AlreadyAccounted
 from tests.conftest import migrate
@@ -51,6 +51,7 @@ CONTENTS: Final = ("alpha one", "alpha two", "beta", "bad")
 METADATA: Final[list[dict[str, Any]]] = [{}, {"n": 1}, {"n": {"m": [1.5, None, True]}}]
 APPLICATION: Final = "postroom-race"
 DEADLINE: Final = 60
+OUTCOMES: Final = ("stored", "unchanged", "superseded", "refused", "failed", "dead")
 
 
 class Difference(AssertionError):
@@ -395,8 +396,12 @@ class Round:
                 live[row.kind][row.key] = row.n
             counts = {kind: ledger.counts(session, kind) for kind in live}
             dead = session.scalar(_DEAD)
+            over_time: Counter[str] = Counter()
+            for cell in stats.series(session, "day", EPOCH, datetime.now(UTC), by_category=True):
+                over_time[cell.outcome] += cell.n
         _same("counts", counts, live)
         _same("documents of dead letters", totals.dead, dead)
+        _same("statistics", over_time, +Counter({each: getattr(totals, each) for each in OUTCOMES}))
         _add_up(totals)
         self.coverage.snapshots += 1
 

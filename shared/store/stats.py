@@ -1,0 +1,161 @@
+"""Documents counted over time, and what there are now.
+
+The fold of the ledger counts every minute, hour and day (see `ledger.fold`); what is not folded
+yet is added from the ledger itself, in the same snapshot: the answer is complete up to now.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.orm import Session
+
+from shared.store.ledger import FOLD_AFTER_SECONDS, categories_sql, outcomes_sql
+
+Span: TypeAlias = Literal["minute", "hour", "day"]
+
+STEP: Final[dict[Span, timedelta]] = {
+    "minute": timedelta(minutes=1),
+    "hour": timedelta(hours=1),
+    "day": timedelta(days=1),
+}
+
+KEPT: Final[dict[Span, timedelta]] = {"minute": timedelta(hours=48), "hour": timedelta(days=90)}
+"""How long counts are kept: those of days for ever."""
+
+RATE_SECONDS: Final = FOLD_AFTER_SECONDS
+"""The time that rates are of: its entries are still in the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Documents that met with one outcome in one minute, hour or day; of one category if asked."""
+
+    at: datetime
+    category: str
+    outcome: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Documents of the last `RATE_SECONDS`."""
+
+    accepted: int
+    stored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Stored documents by one kind's keys, the largest first; `others` are those left out."""
+
+    counts: dict[str, int]
+    others: int
+
+
+def series(
+    session: Session,
+    span: Span,
+    start: datetime,
+    end: datetime,
+    *,
+    by_category: bool = False,
+    category: str | None = None,
+) -> Iterator[Cell]:
+    """Yield what there was from `start` to before `end`, by time; nothing where nothing was.
+
+    The documents of all outcomes together are those accepted, less those still in flight.
+
+    Args:
+        session: a transaction's session.
+        span: what each count is of.
+        start: a multiple of it, UTC.
+        end: another one.
+        by_category: whether to tell categories apart; "" is none.
+        category: the only one that counts, "" for none.
+    """
+    values = {"span": span, "start": start, "end": end, "category": category}
+    told_apart = by_category or category is not None
+    return (Cell(*row) for row in session.execute(_BY_CATEGORY if told_apart else _TOTAL, values))
+
+
+def rates(session: Session) -> Rates:
+    """Return what was processed in the last minute."""
+    row = session.execute(_RATES, {"seconds": RATE_SECONDS}).one()
+    return Rates(row.accepted, row.stored)
+
+
+def live(session: Session, limit: int) -> dict[str, Live]:
+    """Return stored documents by "category", "source" and "status", up to `limit` keys each.
+
+    What has none of a kind is not counted under it; every document has a status.
+    """
+    found = {kind: Live({}, 0) for kind in ("category", "source", "status")}
+    others: Counter[str] = Counter()
+    for kind, key, n in session.execute(_LIVE, {"limit": limit}):
+        if key is None:
+            others[kind] = n
+        else:
+            found[kind].counts[key] = n
+    return {kind: Live(each.counts, others[kind]) for kind, each in found.items()}
+
+
+def purge(session: Session) -> int:
+    """Remove what is older than it is kept; return how many rows that were."""
+    return len(session.execute(_PURGE, {str(span): kept for span, kept in KEPT.items()}).all())
+
+
+def _series(category: str, unfolded: str) -> TextClause:
+    return text(f"""
+        WITH entries AS (
+            SELECT * FROM ledger WHERE committed_at >= :start AND committed_at < :end),
+        parts AS (
+            SELECT at, {category} AS category, outcome, n FROM stats
+            WHERE span = :span AND at >= :start AND at < :end
+            UNION ALL
+            SELECT date_trunc(:span, committed_at, 'UTC'), category, outcome, n
+            FROM ({unfolded}) AS unfolded)
+        SELECT at, category, outcome, CAST(sum(n) AS int8) FROM parts
+        WHERE CAST(:category AS text) IS NULL OR category = :category
+        GROUP BY at, category, outcome HAVING sum(n) <> 0 ORDER BY at, category
+    """)  # noqa: S608  # put together of our own texts
+
+
+_TOTAL: Final = _series("''", outcomes_sql("entries"))
+_BY_CATEGORY: Final = _series("category", categories_sql("entries"))
+
+# All counts of an entry together are its documents, but for a replay's: those were counted before.
+_RATES: Final = text("""
+    SELECT CAST(coalesce(sum(documents), 0) AS int8) AS accepted,
+        CAST(coalesce(sum(stored), 0) AS int8) AS stored
+    FROM ledger WHERE committed_at >= clock_timestamp() - make_interval(secs => :seconds)
+""")
+
+_LIVE: Final = text("""
+    WITH parts AS (
+        SELECT kind, key, n FROM counts
+        UNION ALL
+        SELECT kinds.key, keys.key, CAST(keys.value AS int8)
+        FROM (SELECT deltas FROM ledger UNION ALL SELECT deltas FROM count_deltas) AS changes,
+            jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys),
+    summed AS (
+        SELECT kind, key, sum(n) AS n FROM parts GROUP BY kind, key HAVING sum(n) <> 0),
+    ranked AS (
+        SELECT kind, key, n, row_number() OVER (PARTITION BY kind ORDER BY n DESC, key) AS place
+        FROM summed)
+    SELECT kind, CASE WHEN place <= :limit THEN key END AS key, CAST(sum(n) AS int8) AS n
+    FROM ranked GROUP BY 1, 2, least(place, :limit + 1) ORDER BY least(place, :limit + 1)
+""")
+
+# A fold may be counting just then: what it holds is left for the next time.
+_PURGE: Final = text("""
+    DELETE FROM stats WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM stats
+        WHERE (span = 'minute' AND at < now() - CAST(:minute AS interval))
+            OR (span = 'hour' AND at < now() - CAST(:hour AS interval))
+        FOR UPDATE SKIP LOCKED))
+    RETURNING span
+""")
