@@ -122,7 +122,7 @@ def stacks(folder: Path) -> Iterator[tuple[Stack, Stack]]:
 
 def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1) -> Stack:
     """Return our stack, not yet started, on servers that are; its worker has so many children."""
-    env = _environment(postgres.create_database("ours"), rabbitmq.create_vhost("ours"))
+    env = environment(postgres.create_database("ours"), rabbitmq.create_vhost("ours"))
     subprocess.run(
         [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
         env=clean_environment() | env,
@@ -140,12 +140,12 @@ def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1
         database=_look_into(env["DATABASE_URL"]),
         commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
         " ORDER BY committed_at",
-        tables="documents, ledger",
+        tables="documents, document_events, ledger",
     )
 
 
 def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
-    env = _environment(postgres.create_database("baseline"), rabbitmq.create_vhost("baseline"))
+    env = environment(postgres.create_database("baseline"), rabbitmq.create_vhost("baseline"))
     engine = create_engine(env["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:"))
     Base.metadata.create_all(engine)
     engine.dispose()
@@ -166,7 +166,8 @@ def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
     )
 
 
-def _environment(database_url: str, broker_url: str) -> dict[str, str]:
+def environment(database_url: str, broker_url: str) -> dict[str, str]:
+    """Return what our programs are told of their servers."""
     return {"DATABASE_URL": database_url, "BROKER_URL": broker_url, "LOG_LEVEL": "INFO"}
 
 

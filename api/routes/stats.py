@@ -35,20 +35,13 @@ async def get_stats(services: ServicesDep, query: Annotated[StatsQuery, Query()]
 
 def _read(session: Session, query: StatsQuery, wanted: Range) -> dict[str, Any]:
     ledger.one_snapshot(session)
-    by_category = query.by is not None
-    cells = stats.series(
-        session,
-        wanted.span,
-        wanted.start,
-        wanted.end,
-        by_category=by_category,
-        category=query.category,
-    )
+    category = None if query.told_apart else query.category or ""
+    cells = stats.series(session, wanted.span, wanted.start, wanted.end, category)
     rates = stats.rates(session)
     return {
         "interval": wanted.span,
         "kept_from": wanted.kept_from,
-        "points": points(wanted, cells, by_category=by_category),
+        "points": points(wanted, cells, by_category=query.told_apart),
         "documents": _stored(session),
         "rates": {
             "seconds": stats.RATE_SECONDS,

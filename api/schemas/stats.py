@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -14,6 +14,7 @@ from shared.revision import EPOCH
 from shared.store.stats import KEPT, STEP, Cell, Span
 
 MAX_POINTS: Final = 1_440
+MAX_POINTS_BY_CATEGORY: Final = 400
 DEFAULT_POINTS: Final = 60
 MAX_KEYS: Final = 100
 """Categories, and sources, that are counted one by one."""
@@ -41,7 +42,14 @@ class StatsQuery(BaseModel):
         None, alias="to", description="the end, not included; now if left out", examples=[_TIME]
     )
     category: Key | None = Field(None, description="count only documents of this category")
-    by: Literal["category"] | None = Field(None, description="tell the categories apart as well")
+    by: Literal["category"] | None = Field(
+        None, description=f"tell categories apart, too; at most {MAX_POINTS_BY_CATEGORY} points"
+    )
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether each point tells its categories."""
+        return self.by is not None and self.category is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +75,9 @@ class Range:
             start = _floor(_bounded(query.start, now), step)
         kept_from = _floor(now - KEPT[span], step) + step if span in KEPT else None
         start = min(max(start, kept_from or start), end)
-        if (end - start) // step > MAX_POINTS:
-            raise ValueError(f"must not be more than {MAX_POINTS} points before the end")
+        limit = MAX_POINTS_BY_CATEGORY if query.by else MAX_POINTS
+        if (end - start) // step > limit:
+            raise ValueError(f"must not be more than {limit} points before the end")
         return cls(span, start, end, kept_from)
 
     @property
@@ -88,18 +97,14 @@ def _floor(time: datetime, step: timedelta) -> datetime:
 
 
 class CategoryCountsOut(BaseModel):
-    """What was processed of one category in one interval."""
+    """Documents of one category that were processed in one interval."""
 
     category: str | None = Field(
         description="the document's after the write; null where it has none", examples=["sci.space"]
     )
     accepted: int = Field(examples=[118])
     stored: int = Field(examples=[117])
-    unchanged: int = Field(examples=[1])
-    superseded: int = Field(examples=[0])
-    refused: int = Field(examples=[0])
     failed: int = Field(examples=[0])
-    dead: int = Field(examples=[0])
 
 
 class PointOut(BaseModel):
@@ -119,7 +124,9 @@ class PointOut(BaseModel):
     dead: int = Field(
         description="less those that were replayed: below 0 where these were more", examples=[0]
     )
-    categories: list[CategoryCountsOut] | None = Field(description="only with `by=category`")
+    categories: list[CategoryCountsOut] | None = Field(
+        description="with `by=category`, and without `category`"
+    )
 
 
 class LiveOut(BaseModel):
@@ -166,16 +173,29 @@ def points(wanted: Range, cells: Iterable[Cell], *, by_category: bool) -> list[C
     found: dict[datetime, Counts] = {
         at: {"at": at, **_NONE, "categories": [] if by_category else None} for at in wanted.times
     }
-    for (at, category), same in groupby(cells, key=attrgetter("at", "category")):
-        counts: Counts = {"category": category or None, **_NONE}
-        for cell in same:
-            _add(counts, cell)
-            _add(found[at], cell)
-        if by_category:
-            found[at]["categories"].append(counts)
+    for (at, category), same in groupby(cells, key=itemgetter(0, 1)):
+        counts = {outcome: n for _, _, outcome, n in same}
+        accepted = sum(counts.values())
+        if by_category and category:
+            found[at]["categories"].append(_of_category(category, accepted, counts))
+        else:
+            found[at] |= counts | {"accepted": accepted}
+    if by_category:
+        for point in found.values():
+            _add_those_without(point)
     return list(found.values())
 
 
-def _add(counts: Counts, cell: Cell) -> None:
-    counts["accepted"] += cell.n
-    counts[cell.outcome] += cell.n
+def _of_category(category: str | None, accepted: int, counts: Counts) -> Counts:
+    stored, failed = counts.get("stored", 0), counts.get("failed", 0)
+    return {"category": category, "accepted": accepted, "stored": stored, "failed": failed}
+
+
+def _add_those_without(point: Counts) -> None:
+    """Add to a point's categories the documents that have none: all others have one."""
+    rest = {
+        name: point[name] - sum(each[name] for each in point["categories"])
+        for name in ("accepted", "stored", "failed")
+    }
+    if any(rest.values()):
+        point["categories"].append(_of_category(None, rest["accepted"], rest))

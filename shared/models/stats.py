@@ -14,7 +14,7 @@ class Stat(Base):
     Attributes:
         span: "minute", "hour" or "day"; each is complete by itself, as far back as it is kept.
         at: its start, UTC.
-        category: the document's after the write; "" where it has none.
+        category: the document's after the write; "" for all together, those without included.
         outcome: a column of the ledger, such as "stored".
         n: documents; of outcome "dead" fewer than none where more were replayed than died.
     """

@@ -237,7 +237,7 @@ def _by_category(counts: Mapping[tuple[str | None, str], int]) -> dict[str, dict
     """Return documents by category and column; without a category, none."""
     nested: dict[str, dict[str, int]] = {}
     for (category, letter), n in counts.items():
-        if category is not None:
+        if category:
             columns = nested.setdefault(category, {})
             column = _COUNTED_AS[Outcome(letter)]
             columns[column] = columns.get(column, 0) + n
@@ -286,22 +286,31 @@ _VOID: Final = text("""
 """)
 
 
-def outcomes_sql(entries: str) -> str:
-    """Return SQL for rows (committed_at, category, outcome, n) of entries, all of category ""."""
-    counts = ", ".join(f"('{name}', {name})" for name in _COUNTS)
+def totals_sql(entries: str) -> str:
+    """Return SQL for rows (at, category, outcome, n), `at` a minute, of entries of the ledger.
+
+    All are of category "", which stands for all categories together.
+    """
+    sums = ", ".join(f"sum({name}) AS {name}" for name in _COUNTS)
+    pairs = ", ".join(f"('{name}', {name})" for name in _COUNTS)
     return f"""
-        SELECT committed_at, '' AS category, o.outcome, CAST(o.n AS int8) AS n
-        FROM {entries}, LATERAL (VALUES {counts}) AS o(outcome, n) WHERE o.n <> 0
+        SELECT at, '' AS category, o.outcome, o.n FROM (
+            SELECT date_trunc('minute', committed_at, 'UTC') AS at, {sums}
+            FROM {entries} GROUP BY 1) AS minutes, LATERAL (VALUES {pairs}) AS o(outcome, n)
+        WHERE o.n <> 0
     """  # noqa: S608  # put together of our own texts
 
 
 def categories_sql(entries: str) -> str:
-    """Return the same rows, but by category: "" has what no category does."""
-    return f"""{outcomes_sql(entries)}
-        UNION ALL
-        SELECT committed_at, side.category, o.key, side.sign * CAST(o.value AS int8)
-        FROM {entries}, jsonb_each(categories) AS c, jsonb_each_text(c.value) AS o,
-            LATERAL (VALUES (c.key, 1), ('', -1)) AS side(category, sign)
+    """Return SQL for the same rows by category, without documents that have none."""
+    # Small messages are often alike: each kind is unpacked once.
+    return f"""
+        SELECT at, c.key AS category, o.key AS outcome, sum(CAST(o.value AS int8) * times) AS n
+        FROM (
+            SELECT date_trunc('minute', committed_at, 'UTC') AS at, categories, count(*) AS times
+            FROM {entries} GROUP BY 1, 2) AS alike,
+            jsonb_each(categories) AS c, jsonb_each_text(c.value) AS o
+        GROUP BY 1, 2, 3
     """  # noqa: S608  # put together of our own texts
 
 
@@ -324,9 +333,7 @@ _FOLD: Final = text(f"""
             jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys
         GROUP BY 1, 2 ORDER BY 1, 2
         ON CONFLICT (kind, key) DO UPDATE SET n = c.n + excluded.n),
-    minutes AS (
-        SELECT date_trunc('minute', committed_at, 'UTC') AS at, category, outcome, sum(n) AS n
-        FROM ({categories_sql("gone")}) AS each GROUP BY 1, 2, 3 HAVING sum(n) <> 0),
+    minutes AS ({totals_sql("gone")} UNION ALL {categories_sql("gone")}),
     summed AS (
         INSERT INTO stats AS s (span, at, category, outcome, n)
         SELECT span, date_trunc(span, at, 'UTC'), category, outcome, sum(n)

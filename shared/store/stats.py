@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
-from shared.store.ledger import FOLD_AFTER_SECONDS, categories_sql, outcomes_sql
+from shared.store.ledger import FOLD_AFTER_SECONDS, categories_sql, totals_sql
 
 Span: TypeAlias = Literal["minute", "hour", "day"]
 
@@ -30,9 +30,11 @@ RATE_SECONDS: Final = FOLD_AFTER_SECONDS
 """The time that rates are of: its entries are still in the ledger."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Documents that met with one outcome in one minute, hour or day; of one category if asked."""
+class Cell(NamedTuple):
+    """Documents that met with one outcome in one minute, hour or day.
+
+    `category` is "" for those of all categories together, those without one included.
+    """
 
     at: datetime
     category: str
@@ -57,13 +59,7 @@ class Live:
 
 
 def series(
-    session: Session,
-    span: Span,
-    start: datetime,
-    end: datetime,
-    *,
-    by_category: bool = False,
-    category: str | None = None,
+    session: Session, span: Span, start: datetime, end: datetime, category: str | None = ""
 ) -> Iterator[Cell]:
     """Yield what there was from `start` to before `end`, by time; nothing where nothing was.
 
@@ -74,12 +70,11 @@ def series(
         span: what each count is of.
         start: a multiple of it, UTC.
         end: another one.
-        by_category: whether to tell categories apart; "" is none.
-        category: the only one that counts, "" for none.
+        category: whose documents, "" for all together; None: those, and each category's as well.
     """
+    statement = {"": _TOTALS, None: _ALL}.get(category, _CATEGORY)
     values = {"span": span, "start": start, "end": end, "category": category}
-    told_apart = by_category or category is not None
-    return (Cell(*row) for row in session.execute(_BY_CATEGORY if told_apart else _TOTAL, values))
+    return map(Cell._make, session.execute(statement, values))
 
 
 def rates(session: Session) -> Rates:
@@ -108,24 +103,26 @@ def purge(session: Session) -> int:
     return len(session.execute(_PURGE, {str(span): kept for span, kept in KEPT.items()}).all())
 
 
-def _series(category: str, unfolded: str) -> TextClause:
+def _series(unfolded: str) -> TextClause:
     return text(f"""
         WITH entries AS (
             SELECT * FROM ledger WHERE committed_at >= :start AND committed_at < :end),
         parts AS (
-            SELECT at, {category} AS category, outcome, n FROM stats
+            SELECT at, category, outcome, n FROM stats
             WHERE span = :span AND at >= :start AND at < :end
+                AND (CAST(:category AS text) IS NULL OR category = :category)
             UNION ALL
-            SELECT date_trunc(:span, committed_at, 'UTC'), category, outcome, n
-            FROM ({unfolded}) AS unfolded)
+            SELECT date_trunc(:span, at, 'UTC'), category, outcome, n
+            FROM ({unfolded}) AS unfolded
+            WHERE CAST(:category AS text) IS NULL OR category = :category)
         SELECT at, category, outcome, CAST(sum(n) AS int8) FROM parts
-        WHERE CAST(:category AS text) IS NULL OR category = :category
         GROUP BY at, category, outcome HAVING sum(n) <> 0 ORDER BY at, category
     """)  # noqa: S608  # put together of our own texts
 
 
-_TOTAL: Final = _series("''", outcomes_sql("entries"))
-_BY_CATEGORY: Final = _series("category", categories_sql("entries"))
+_TOTALS: Final = _series(totals_sql("entries"))
+_CATEGORY: Final = _series(categories_sql("entries"))
+_ALL: Final = _series(f"{totals_sql('entries')} UNION ALL {categories_sql('entries')}")
 
 # All counts of an entry together are its documents, but for a replay's: those were counted before.
 _RATES: Final = text("""
@@ -138,8 +135,11 @@ _LIVE: Final = text("""
     WITH parts AS (
         SELECT kind, key, n FROM counts
         UNION ALL
-        SELECT kinds.key, keys.key, CAST(keys.value AS int8)
-        FROM (SELECT deltas FROM ledger UNION ALL SELECT deltas FROM count_deltas) AS changes,
+        SELECT kinds.key, keys.key, CAST(keys.value AS int8) * times
+        FROM (
+            SELECT deltas, count(*) AS times FROM (
+                SELECT deltas FROM ledger UNION ALL SELECT deltas FROM count_deltas) AS changes
+            GROUP BY deltas) AS alike,
             jsonb_each(deltas) AS kinds, jsonb_each_text(kinds.value) AS keys),
     summed AS (
         SELECT kind, key, sum(n) AS n FROM parts GROUP BY kind, key HAVING sum(n) <> 0),

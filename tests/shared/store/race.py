@@ -397,7 +397,7 @@ class Round:
             counts = {kind: ledger.counts(session, kind) for kind in live}
             dead = session.scalar(_DEAD)
             over_time: Counter[str] = Counter()
-            for cell in stats.series(session, "day", EPOCH, datetime.now(UTC), by_category=True):
+            for cell in stats.series(session, "day", EPOCH, datetime.now(UTC)):
                 over_time[cell.outcome] += cell.n
         _same("counts", counts, live)
         _same("documents of dead letters", totals.dead, dead)
