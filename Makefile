@@ -5,7 +5,7 @@ VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo env up down verify-ledger compose-test test faults guards check lint servers bench requirements model clean
+.PHONY: help run demo env up down verify-ledger compose-test test faults guards fuzz check lint servers bench requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -71,6 +71,9 @@ faults: $(VENVS)/dev/ready  ## the fault matrix into docs/reliability.md; BROKER
 
 guards: $(VENVS)/dev/ready  ## take each guard away once, and see its fault lose something
 	$(DEV)/python -m tests.faults.guards --table docs/reliability.md
+
+fuzz: servers    ## Schemathesis over the running API, thousands of cases (CASES= for each operation and phase)
+	$(DEV)/pytest tests/fuzz --examples $(or $(CASES),100)
 
 check: lint test  ## what CI runs
 

@@ -158,6 +158,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
+        if request.path_params and _named(request):
+            # What was taken for an id is a path of ours, which has other methods.
+            return await http(request, HTTPException(HTTPStatus.METHOD_NOT_ALLOWED))
         errors = [FieldError.found(each) for each in error.errors()]
         return render(request, Invalid.status, "The request has wrong parameters.", errors)
 
@@ -181,11 +184,22 @@ def install(app: FastAPI) -> None:
         return render(request, Problem.status, "Postroom failed. Its log says why.", (), headers)
 
 
+def _named(request: Request) -> set[str]:
+    """Return the methods of a path without parameters, as the schema knows it; else none."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    found = {method.upper() for method in request.app.openapi()["paths"].get(path, ())}
+    if HTTPMethod.GET in found:
+        found.add(HTTPMethod.HEAD)  # see `HeadAsGet`
+    return found
+
+
 def _allowed(request: Request) -> dict[str, str]:
     """Return `Allow` with all methods of the path; each route knows its own only.
 
     Nothing for a mounted folder, which takes every method and says itself which it means.
     """
+    if named := _named(request):
+        return {"Allow": ", ".join(sorted(named))}
     routes = [route for route in request.app.routes if not isinstance(route, Mount)]
     found = {
         method

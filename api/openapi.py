@@ -1,5 +1,6 @@
 """The schema of what FastAPI cannot see by itself: bodies that the routes read on their own."""
 
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -8,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.errors import MEDIA_TYPE
 from api.schemas.classification import ClassifyTextIn, ClassifyTextsIn
+from api.examples import example
 from api.schemas.dead_letter import ReplayIn
 from api.schemas.document import DocumentIn, DocumentPatchIn
 from api.schemas.problem import ProblemOut
@@ -83,7 +85,7 @@ def request_headers(*names: str) -> dict[str, Any]:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route that can fail in these ways."""
-    return {status: _problem(_REASONS[status]) for status in statuses}
+    return {status: _problem(_REASONS[status], status) for status in statuses}
 
 
 def install(app: FastAPI) -> None:
@@ -100,9 +102,10 @@ def install(app: FastAPI) -> None:
             schemas.update(definitions["$defs"])
             for path in schema["paths"].values():
                 for operation in path.values():
-                    operation["responses"]["default"] = _problem("Any other error.")
+                    operation["responses"]["default"] = _problem("Any other error.", 500)
                     if "422" in operation["responses"]:
-                        operation["responses"]["422"] = _problem(_REASONS[422])
+                        operation["responses"]["422"] = _problem(_REASONS[422], 422)
+                    _give_examples(operation, schemas)
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
         return app.openapi_schema or {}
@@ -110,5 +113,24 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": ref(ProblemOut)}}}
+def _problem(description: str, status: int) -> dict[str, Any]:
+    shown = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": description,
+        "instance": "/v1/documents",
+        "request_id": "0198f3c27a3b7cc2a1f04d3f0c2f6b11",
+    }
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        shown["errors"] = [{"pointer": "/content", "detail": "must not be empty"}]
+    content = {"schema": ref(ProblemOut), "example": shown}
+    return {"description": description, "content": {MEDIA_TYPE: content}}
+
+
+def _give_examples(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Give each body of an operation's answers an example, unless it has one."""
+    for response in operation["responses"].values():
+        for content in response.get("content", {}).values():
+            if "schema" in content and "example" not in content:
+                content["example"] = example(content["schema"], schemas)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api import body
 from api.deps import Services, ServicesDep
@@ -28,6 +28,7 @@ from api.schemas.dead_letter import (
 )
 from api.schemas.document import Key
 from api.schemas.problem import FieldError
+from api.schemas.time import Time
 from shared import dead
 from shared.dead import Dead, Reason
 from shared.messages import Document
@@ -59,7 +60,7 @@ class _Which(BaseModel):
     fingerprint: Key | None = None
     task: Key | None = None
     producer_id: UUID | None = None
-    since: AwareDatetime | None = Field(None, description="died, the last time, then or later")
+    since: Time | None = Field(None, description="died, the last time, then or later")
 
 
 class LetterQuery(PageQuery, _Which):

@@ -36,12 +36,12 @@ async def get_stats(services: ServicesDep, query: Annotated[StatsQuery, Query()]
 def _read(session: Session, query: StatsQuery, wanted: Range) -> dict[str, Any]:
     ledger.one_snapshot(session)
     category = None if query.told_apart else query.category or ""
-    cells = stats.series(session, wanted.span, wanted.start, wanted.end, category)
+    lines = stats.series(session, wanted.span, wanted.start, wanted.end, category)
     rates = stats.rates(session)
     return {
         "interval": wanted.span,
         "kept_from": wanted.kept_from,
-        "points": points(wanted, cells, by_category=query.told_apart),
+        "points": points(wanted, lines, by_category=query.told_apart),
         "documents": _stored(session),
         "rates": {
             "seconds": stats.RATE_SECONDS,

@@ -7,10 +7,11 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.cursor import CursorIn
 from api.schemas.document import Key
+from api.schemas.time import Time
 from shared.dead import Reason
 
 MAX_PAYLOAD: Final = 1 << 20
@@ -106,12 +107,18 @@ class ReplayIn(BaseModel):
     fingerprint: Key | None = None
     task: Key | None = None
     producer_id: UUID | None = None
-    since: AwareDatetime | None = Field(None, description="died, the last time, then or later")
+    since: Time | None = Field(None, description="died, the last time, then or later")
     restamp: bool = Field(
-        False, description="accept the documents as of now: they win over all that came since"
+        False,
+        strict=True,
+        description="accept the documents as of now: they win over all that came since",
     )
     rate: float | None = Field(
-        None, gt=0, le=MAX_RATE, description="documents a second; `Retry-After` says when to go on"
+        None,
+        gt=0,
+        le=MAX_RATE,
+        strict=True,
+        description="documents a second; `Retry-After` says when to go on",
     )
     cursor: CursorIn | None = Field(None, description="`next_cursor` of the call before")
 

@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, Final, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.document import Key
+from api.schemas.time import Time
 from shared.revision import EPOCH
-from shared.store.stats import KEPT, STEP, Cell, Span
+from shared.store.stats import KEPT, STEP, Line, Span
 
 MAX_POINTS: Final = 1_440
 MAX_POINTS_BY_CATEGORY: Final = 400
@@ -21,6 +22,7 @@ MAX_KEYS: Final = 100
 
 _OUTCOMES: Final = ("stored", "unchanged", "superseded", "refused", "failed", "dead")
 _NONE: Final = dict.fromkeys(("accepted", *_OUTCOMES), 0)
+_NONE_OF_CATEGORY: Final = dict.fromkeys(("accepted", "stored", "failed"), 0)
 _TIME: Final = "2026-11-21T10:15:00Z"
 
 Counts: TypeAlias = dict[str, Any]
@@ -32,13 +34,13 @@ class StatsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     interval: Span = Field("minute", description="what each point is of")
-    start: AwareDatetime | None = Field(
+    start: Time | None = Field(
         None,
         alias="from",
         description=f"the first point; {DEFAULT_POINTS} points before `to` if left out",
         examples=[_TIME],
     )
-    end: AwareDatetime | None = Field(
+    end: Time | None = Field(
         None, alias="to", description="the end, not included; now if left out", examples=[_TIME]
     )
     category: Key | None = Field(None, description="count only documents of this category")
@@ -168,34 +170,42 @@ class StatsOut(BaseModel):
     rates: RatesOut
 
 
-def points(wanted: Range, cells: Iterable[Cell], *, by_category: bool) -> list[Counts]:
+def points(wanted: Range, lines: Iterable[Line], *, by_category: bool) -> list[Counts]:
     """Return the points of a series as `PointOut` says, those without documents, too."""
-    found: dict[datetime, Counts] = {
-        at: {"at": at, **_NONE, "categories": [] if by_category else None} for at in wanted.times
-    }
-    for (at, category), same in groupby(cells, key=itemgetter(0, 1)):
-        counts = {outcome: n for _, _, outcome, n in same}
-        accepted = sum(counts.values())
+    found: list[Counts] = [
+        {"at": at, **_NONE, "categories": [] if by_category else None} for at in wanted.times
+    ]
+    for category, same in groupby(lines, key=attrgetter("category")):
         if by_category and category:
-            found[at]["categories"].append(_of_category(category, accepted, counts))
+            _add_category(found, category, same)
         else:
-            found[at] |= counts | {"accepted": accepted}
+            for _, outcome, places, counts in same:
+                for place, n in zip(places, counts, strict=True):
+                    found[place][outcome] += n
+                    found[place]["accepted"] += n
     if by_category:
-        for point in found.values():
+        for point in found:
             _add_those_without(point)
-    return list(found.values())
+    return found
 
 
-def _of_category(category: str | None, accepted: int, counts: Counts) -> Counts:
-    stored, failed = counts.get("stored", 0), counts.get("failed", 0)
-    return {"category": category, "accepted": accepted, "stored": stored, "failed": failed}
+def _add_category(found: list[Counts], category: str, lines: Iterable[Line]) -> None:
+    added: dict[int, Counts] = {}
+    for _, outcome, places, counts in lines:
+        for place, n in zip(places, counts, strict=True):
+            if place not in added:
+                added[place] = {"category": category, **_NONE_OF_CATEGORY}
+                found[place]["categories"].append(added[place])
+            added[place]["accepted"] += n
+            if outcome in _NONE_OF_CATEGORY:
+                added[place][outcome] += n
 
 
 def _add_those_without(point: Counts) -> None:
     """Add to a point's categories the documents that have none: all others have one."""
     rest = {
-        name: point[name] - sum(each[name] for each in point["categories"])
-        for name in ("accepted", "stored", "failed")
+        name: point[name] - sum([each[name] for each in point["categories"]])
+        for name in _NONE_OF_CATEGORY
     }
     if any(rest.values()):
-        point["categories"].append(_of_category(None, rest["accepted"], rest))
+        point["categories"].append({"category": None, **rest})

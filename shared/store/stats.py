@@ -5,7 +5,6 @@ yet is added from the ledger itself, in the same snapshot: the answer is complet
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -30,16 +29,17 @@ RATE_SECONDS: Final = FOLD_AFTER_SECONDS
 """The time that rates are of: its entries are still in the ledger."""
 
 
-class Cell(NamedTuple):
-    """Documents that met with one outcome in one minute, hour or day.
+class Line(NamedTuple):
+    """Documents of one category that met with one outcome, over time.
 
-    `category` is "" for those of all categories together, those without one included.
+    `category` is "" for those of all categories together, those without one included. `places` are
+    places in the series, from 0, of the times that had any, and `counts` how many, at each.
     """
 
-    at: datetime
     category: str
     outcome: str
-    n: int
+    places: list[int]
+    counts: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Live:
 
 def series(
     session: Session, span: Span, start: datetime, end: datetime, category: str | None = ""
-) -> Iterator[Cell]:
-    """Yield what there was from `start` to before `end`, by time; nothing where nothing was.
+) -> list[Line]:
+    """Return what there was from `start` to before `end`.
 
     The documents of all outcomes together are those accepted, less those still in flight.
 
@@ -73,8 +73,14 @@ def series(
         category: whose documents, "" for all together; None: those, and each category's as well.
     """
     statement = {"": _TOTALS, None: _ALL}.get(category, _CATEGORY)
-    values = {"span": span, "start": start, "end": end, "category": category}
-    return map(Cell._make, session.execute(statement, values))
+    values = {
+        "span": span,
+        "step": STEP[span].total_seconds(),
+        "start": start,
+        "end": end,
+        "category": category,
+    }
+    return [Line(*row) for row in session.execute(statement, values)]
 
 
 def rates(session: Session) -> Rates:
@@ -114,9 +120,13 @@ def _series(unfolded: str) -> TextClause:
             UNION ALL
             SELECT date_trunc(:span, at, 'UTC'), category, outcome, n
             FROM ({unfolded}) AS unfolded
-            WHERE CAST(:category AS text) IS NULL OR category = :category)
-        SELECT at, category, outcome, CAST(sum(n) AS int8) FROM parts
-        GROUP BY at, category, outcome HAVING sum(n) <> 0 ORDER BY at, category
+            WHERE CAST(:category AS text) IS NULL OR category = :category),
+        cells AS (
+            SELECT at, category, outcome, CAST(sum(n) AS int8) AS n FROM parts
+            GROUP BY at, category, outcome HAVING sum(n) <> 0)
+        SELECT category, outcome,
+            array_agg(CAST(extract(epoch FROM at - :start) / :step AS int4)), array_agg(n)
+        FROM cells GROUP BY category, outcome ORDER BY category, outcome
     """)  # noqa: S608  # put together of our own texts
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import jsonschema_rs
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -73,6 +74,19 @@ def test_every_operation_is_described(schema: dict[str, Any]) -> None:
         assert "application/problem+json" in operation["responses"]["default"]["content"]
     names = [operation["operationId"] for operation in operations.values()]
     assert len(set(names)) == len(OPERATIONS)
+
+
+def test_every_answer_has_an_example_that_its_schema_allows(schema: dict[str, Any]) -> None:
+    checked = 0
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            for response in operation["responses"].values():
+                assert response["description"]
+                for content in response.get("content", {}).values():
+                    whole = {**content["schema"], "components": schema["components"]}
+                    jsonschema_rs.validate(whole, content["example"], validate_formats=True)
+                    checked += 1
+    assert checked > 100
 
 
 def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:

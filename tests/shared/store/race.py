@@ -397,8 +397,8 @@ class Round:
             counts = {kind: ledger.counts(session, kind) for kind in live}
             dead = session.scalar(_DEAD)
             over_time: Counter[str] = Counter()
-            for cell in stats.series(session, "day", EPOCH, datetime.now(UTC)):
-                over_time[cell.outcome] += cell.n
+            for line in stats.series(session, "day", EPOCH, datetime.now(UTC)):
+                over_time[line.outcome] += sum(line.counts)
         _same("counts", counts, live)
         _same("documents of dead letters", totals.dead, dead)
         _same("statistics", over_time, +Counter({each: getattr(totals, each) for each in OUTCOMES}))

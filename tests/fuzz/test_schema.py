@@ -1,0 +1,39 @@
+"""Schemathesis over the running API, with all of its checks.
+
+`make test` takes a few cases of each operation, `make fuzz` many. One check is ours, see `hooks`:
+it stands for Schemathesis' own on data that the schema allows.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stack import ROOT, Api
+
+pytestmark = pytest.mark.rabbitmq
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+FEWEST = 500
+"""Cases that are too few for anything to have been tried."""
+
+
+def test_the_api_is_as_its_schema_says(request: pytest.FixtureRequest, site: Api) -> None:
+    examples = request.config.getoption("--examples")
+    run = subprocess.run(
+        [
+            sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run",
+            f"{site.url}/openapi.json", "--checks=all", f"--max-examples={examples}",
+            "--exclude-checks=positive_data_acceptance", "--seed=1", "--no-color",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    cases = int(re.findall(r"(\d+) generated", run.stdout)[-1])
+    assert cases >= FEWEST, run.stdout
