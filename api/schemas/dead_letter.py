@@ -25,7 +25,7 @@ class LetterOut(BaseModel):
 
     id: UUID
     reason: Reason
-    error: str
+    error: str = Field(examples=["documents: 0.stamp: Field required"])
     fingerprint: str = Field(description="the same for letters that died alike")
     task: str | None = Field(description="what the message asked for, if that can be read")
     task_id: str | None = Field(description="the message; null if it is outside the account")
@@ -84,7 +84,9 @@ class LetterGroupOut(BaseModel):
     fingerprint: str
     reason: Reason
     task: str | None
-    error: str = Field(description="the latest one's")
+    error: str = Field(
+        description="the latest one's", examples=["documents: 0.stamp: Field required"]
+    )
     letters: int
     documents: int
     first_at: datetime
