@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.errors import MEDIA_TYPE
-from api.schemas.classification import ClassifyTextIn, ClassifyTextsIn
 from api.examples import example
+from api.schemas.classification import ClassifyTextIn, ClassifyTextsIn
 from api.schemas.dead_letter import ReplayIn
 from api.schemas.document import DocumentIn, DocumentPatchIn
 from api.schemas.problem import ProblemOut
