@@ -76,14 +76,15 @@ def test_one_clock_of_two_goes_back(site: Site, case: Case, clock: Path) -> None
     def step_back(site: Site, stream: Stream) -> None:
         clock.write_text(BACK)
         stream.pause = LONG_PAUSE
-        for number in range(10):
-            here, there = str(uuid4()), str(uuid4())
-            for key in (here, there):
-                stream.send([Text(key, f"first version {number}")], right.url)
-            stream.replace(Text(there, f"second version {number}"), read(right, there), late.url)
-            read(late, here)
-            stream.send([Text(here, f"second version {number}")], late.url)
-            written.update(dict.fromkeys((here, there), f"second version {number}"))
+        ids = [str(uuid4()) for _ in range(20)]
+        stream.send([Text(key, f"first version {key}") for key in ids], right.url)
+        # The conditional writes come last: they bring the clock that is behind forward.
+        for key in ids[:10]:
+            read(late, key)
+            stream.send([Text(key, f"second version {key}")], late.url)
+        for key in ids[10:]:
+            stream.replace(Text(key, f"second version {key}"), read(right, key), late.url)
+        written.update((key, f"second version {key}") for key in ids)
         stream.pause = PAUSE_SECONDS
 
     written: dict[str, str] = {}
