@@ -47,6 +47,9 @@ INGEST: Final = Message("documents.ingest", INGEST_QUEUE)
 REPLAY: Final = Message(INGEST.task, BULK_QUEUE)
 """`INGEST` once more, with the documents of a dead letter: never in front of new ones."""
 
+IMPORT: Final = Message(INGEST.task, BULK_QUEUE)
+"""`INGEST` with documents of an import: never in front of single ones."""
+
 RECLASSIFY: Final = Message("documents.reclassify", BULK_QUEUE)
 CLASSIFY: Final = Message("texts.classify", CLASSIFY_QUEUE)
 """Questions that are answered to whoever asks, and outside the account: see `Question`."""

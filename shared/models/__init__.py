@@ -4,6 +4,7 @@ from shared.models.base import Base
 from shared.models.dead_letter import DeadLetter, MessageFault
 from shared.models.document import Document
 from shared.models.document_event import DocumentEvent
+from shared.models.import_ import Import, ImportProducer, ImportReject
 from shared.models.ledger import (
     Count,
     CountDelta,
@@ -15,7 +16,7 @@ from shared.models.ledger import (
 from shared.models.search import IndexedText, IndexRequest
 from shared.models.stats import Stat
 
-MIGRATION = "20261121_stats_and_events"
+MIGRATION = "20261121_imports"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "DocumentEvent",
     "IndexRequest",
     "IndexedText",
+    "Import",
+    "ImportProducer",
+    "ImportReject",
     "LedgerEntry",
     "LedgerProducer",
     "MessageFault",
