@@ -14,6 +14,7 @@ from api.backlog import Backlog
 from api.classifier import Classifier
 from api.evidence import Evidence
 from api.exports import Exports
+from api.imports.importer import Importer
 from api.intake import Intake
 from api.metrics import State
 from api.outcomes import Outcomes
@@ -24,6 +25,7 @@ from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
 from shared.inventory import inventory
 from shared.logs import Failing
+from shared.messages import BULK_QUEUE
 from shared.queue import Gauge, Publisher, celery_app
 from shared.revision import Clock
 from shared.store import ledger
@@ -89,6 +91,7 @@ class Services:
         self._publisher = Publisher(app, self._account)
         self._gauge = Gauge(app)
         self.backlog = Backlog(settings.backlog_limit)
+        self._bulk = Backlog(settings.backlog_limit)
         self.intake = Intake(self._publisher, self.backlog)
         self.classifier = Classifier(settings.broker_url.get_secret_value())
         database = Database(
@@ -105,6 +108,13 @@ class Services:
             at_once=_EXPORTS,
             seconds=settings.export_max_seconds,
         )
+        self.imports = Importer(
+            self.intake,
+            self._bulk,
+            self.database,
+            self.clock,
+            max_content_bytes=settings.max_content_bytes,
+        )
         self._inventory = inventory(
             settings.broker_url.get_secret_value(), settings.broker_api_url.get_secret_value()
         )
@@ -119,6 +129,7 @@ class Services:
             _repeat(self._mark),
             _repeat(self._declare_queues),
             _repeat(self._watch_backlog),
+            _repeat(self.imports.settle),
             _repeat(self._look_for_losses, self._inventory.pause),
         )
 
@@ -175,6 +186,7 @@ class Services:
 
     async def close(self) -> None:
         """Publish what is accepted, write the last mark, close all connections."""
+        await self.imports.close()
         await asyncio.to_thread(self.intake.close)
         await asyncio.to_thread(self.classifier.close)
         try:
@@ -196,6 +208,7 @@ class Services:
         """Ask the broker how much waits; of a folder that takes long, less often."""
         start = monotonic()
         self.backlog.observe(await asyncio.to_thread(self._gauge.waiting))
+        self._bulk.observe(await asyncio.to_thread(self._gauge.waiting, BULK_QUEUE))
         await asyncio.sleep(min(20 * (monotonic() - start), _SELDOM_SECONDS))
 
     async def _look_for_losses(self) -> None:

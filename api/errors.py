@@ -6,7 +6,8 @@
     ├── Conflict               409  it is not in a state to do that with
     ├── ContentTooLarge        413  the body is too large
     ├── UnsupportedMediaType   415  the body's type or encoding is not one of ours
-    └── Invalid                422  a field is wrong; `errors` names it
+    ├── Invalid                422  a field is wrong; `errors` names it
+    └── Interrupted            503  a part of the body was accepted; the detail says how to go on
 
 Errors of the domain, from `shared.errors`, get their status in `_DOMAIN`.
 """
@@ -93,6 +94,12 @@ class Invalid(Problem):
     """Fields of the request are wrong; `errors` names each."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class Interrupted(Problem):
+    """A part of the body was accepted, and the rest was not; the detail says how to go on."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 _DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int | None]]] = {

@@ -21,8 +21,18 @@ from uuid_utils.compat import uuid7
 
 from api.backlog import Backlog
 from api.schemas.document import DocumentIn
+from shared.account import Account
 from shared.errors import BrokerUnavailable
-from shared.messages import INGEST, RECLASSIFY, REPLAY, Classified, Document, Envelope, describe
+from shared.messages import (
+    IMPORT,
+    INGEST,
+    RECLASSIFY,
+    REPLAY,
+    Classified,
+    Document,
+    Envelope,
+    describe,
+)
 from shared.queue import PUBLISHER_THREADS, Publisher
 from shared.revision import Clock
 
@@ -32,8 +42,13 @@ NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a11")
 KEY_NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a12")
 """Namespace of the ids made from an `Idempotency-Key`. Never to change, either."""
 
-_MESSAGE_DOCUMENTS: Final = 100
-_MESSAGE_BYTES: Final = 200_000
+MESSAGE_DOCUMENTS: Final = 100
+MESSAGE_BYTES: Final = 200_000
+"""What a message has at most, or one document."""
+
+_IMPORT_THREADS: Final = 2
+"""Messages of imports under way at once: the other threads are for those who wait."""
+
 _WAITING_BYTES: Final = 64 << 20
 _CONFIRM_SECONDS: Final = 1.8
 
@@ -112,6 +127,7 @@ class Intake:
     def __init__(self, publisher: Publisher, backlog: Backlog) -> None:
         self._publisher = publisher
         self._backlog = backlog
+        self._imports = asyncio.Semaphore(_IMPORT_THREADS)
         self._threads = ThreadPoolExecutor(PUBLISHER_THREADS, "publisher")
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -156,6 +172,27 @@ class Intake:
             replays=letter_id,
         )
         return await self._in_thread(publish)
+
+    async def accept_import(self, documents: Sequence[Document], account: Account) -> Envelope:
+        """Publish documents of an import as one message; return once that is confirmed.
+
+        Args:
+            documents: stamped.
+            account: of the upload, which numbers its messages.
+
+        Raises:
+            BrokerUnavailable: the broker did not confirm in time.
+        """
+        publish = partial(
+            self._publisher.publish,
+            IMPORT,
+            {"documents": documents},
+            documents=len(documents),
+            summary=describe(documents),
+            account=account,
+        )
+        async with self._imports:
+            return await self._in_thread(publish)
 
     async def reclassify(self, items: Sequence[Classified]) -> Envelope:
         """Publish documents to classify anew; return once that is confirmed.
@@ -215,8 +252,8 @@ class Intake:
         return (
             not self._busy
             or self._waiting[0].batch
-            or self._waiting_bytes >= _MESSAGE_BYTES
-            or len(self._waiting) >= _MESSAGE_DOCUMENTS
+            or self._waiting_bytes >= MESSAGE_BYTES
+            or len(self._waiting) >= MESSAGE_DOCUMENTS
         )
 
     def _take(self) -> list[_Waiting]:
@@ -226,13 +263,13 @@ class Intake:
         while self._waiting:
             first = self._waiting[0]
             if not first.confirmed.done():
-                if group and (first.batch or size + first.size > _MESSAGE_BYTES):
+                if group and (first.batch or size + first.size > MESSAGE_BYTES):
                     break
                 group.append(first)
                 size += first.size
             self._waiting.popleft()
             self._waiting_bytes -= first.size
-            if group and (group[-1].batch or len(group) == _MESSAGE_DOCUMENTS):
+            if group and (group[-1].batch or len(group) == MESSAGE_DOCUMENTS):
                 break
         return group
 

@@ -225,6 +225,7 @@ class Publisher:
         documents: int,
         summary: str,
         replays: UUID | None = None,
+        account: Account | None = None,
     ) -> Envelope:
         """Publish `message` and return its envelope once the broker has confirmed it.
 
@@ -234,13 +235,15 @@ class Publisher:
             documents: how many documents the payload carries that are not in the account yet.
             summary: what dashboards show in place of the payload.
             replays: the dead letter whose documents the payload carries.
+            account: numbers the message in place of the publisher's own.
 
         Raises:
             BrokerUnavailable: the broker did not confirm. The message's number is void; the
                 message may have arrived all the same.
         """
+        account = account or self.account
         with self._line.attempt() as attempt:
-            envelope = replace(self.account.number(documents), replays=replays)
+            envelope = replace(account.number(documents), replays=replays)
             options = {
                 "task_id": envelope.task_id,
                 "headers": envelope.headers(),
@@ -249,10 +252,10 @@ class Publisher:
             try:
                 self._line.send(message, payload, summary, options, attempt)
             except BaseException:
-                self.account.void(envelope)
+                account.void(envelope)
                 self.declared = False  # a broker that was made anew has no queues
                 raise
-            self.account.confirm(envelope)
+            account.confirm(envelope)
         return envelope
 
     @property

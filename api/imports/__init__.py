@@ -1,0 +1,1 @@
+"""Imports: bodies of any size, read as they come in, a record at a time."""
