@@ -25,8 +25,12 @@ class Dialect:
     delimiter: str = ","
     quote: str = '"'
 
-    def fields(self, row: bytes) -> list[str]:
+    def fields(self, row: bytes, *, strict: bool = False) -> list[str]:
         """Return the fields of a row.
+
+        Args:
+            row: with its newline or without.
+            strict: whether a quote that closes must end its field.
 
         Raises:
             UnicodeDecodeError: it is not UTF-8.
@@ -37,6 +41,7 @@ class Dialect:
             delimiter=self.delimiter,
             quotechar=self.quote or None,
             quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE,
+            strict=strict,
         )
         return next(reader, [])
 
@@ -44,9 +49,9 @@ class Dialect:
 class Rows:
     """Cuts a CSV body into rows, the header first.
 
-    A quote that opens by mistake would swallow the rows up to the next one. So a row of several
-    lines that has another number of fields than the header is refused with its first line, and
-    what follows that is read anew.
+    A quote that opens by mistake would swallow the rows up to the next one. That shows: the next
+    one opens a field, too, so that text follows it. Of such a row, if it has another number of
+    fields than the header, only the first line is refused, and the others are read anew.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -97,7 +102,7 @@ class Rows:
     def _whole(self, stop: int) -> Iterator[Record]:
         """Yield the row that ends at `stop`, or its first line if it is several by mistake."""
         row = bytes(self._bytes[:stop])
-        if b"\n" in row[:-1] and self._columns not in {None, self._count(row)}:
+        if b"\n" in row[:-1] and self._is_several(row):
             yield from self._give_up(_WRONG_QUOTE, stop)
             return
         record = self._take(stop)
@@ -105,6 +110,17 @@ class Rows:
             if self._columns is None:
                 self._columns = self._count(row)
             yield record
+
+    def _is_several(self, row: bytes) -> bool:
+        if self._columns in {None, self._count(row)}:
+            return False
+        try:
+            self._dialect.fields(row, strict=True)
+        except csv.Error:
+            return True
+        except UnicodeDecodeError:
+            pass
+        return False
 
     def _count(self, row: bytes) -> int:
         try:

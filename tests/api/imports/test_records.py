@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import orjson
 import pytest
@@ -130,6 +131,11 @@ def test_a_quote_that_is_closed_in_another_row_costs_its_line() -> None:
     assert found[3].raw == b'5,"6"'
 
 
+def test_a_row_of_several_lines_that_is_only_too_wide_is_refused_as_a_whole() -> None:
+    found = raws(lambda: Rows(Dialect()), b'a,b\n"1\n3,4\n",2,3\n5,6\n')
+    assert found == [b"a,b", b'"1\n3,4\n",2,3', b"5,6"]
+
+
 def test_rows_are_not_read_anew_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these lines leaves a quote open, whether one was open before or not."""
     monkeypatch.setattr(csv_records, "MAX_RECORD_BYTES", 60_000)
@@ -172,7 +178,7 @@ def test_pieces_make_no_difference(body: bytes, cuts: list[int], which: int) -> 
     if which == 1:
         body = b"[" + body
     places = sorted({0, len(body), *(at for at in cuts if at < len(body))})
-    pieces = [body[start:stop] for start, stop in zip(places, places[1:], strict=False)]
+    pieces = [body[start:stop] for start, stop in pairwise(places)]
     whole = cut(MAKERS[which], [body])
     assert cut(MAKERS[which], pieces) == whole
     assert [each.end for each in whole] == sorted(each.end for each in whole)
