@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -265,7 +265,7 @@ class Slow:
     def answer(self) -> bytes:
         return self.socket.recv(100_000)
 
-    def __enter__(self) -> "Slow":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -303,7 +303,7 @@ def test_a_cut_upload_goes_on_where_it_was(
         upload.send(len(body) * 6 // 10 + 3)  # in mid-line
         before = has_accepted(client, key, 1_000)
         assert before["status"] == "receiving"
-        assert 0 < before["progress"] + before["in_flight"]
+        assert before["progress"] + before["in_flight"] > 0
         response = post(client, body, media_type, key)
         assert response.status_code == 409
         assert response.headers["Retry-After"] == "5"
