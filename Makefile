@@ -86,7 +86,7 @@ model: $(VENVS)/dev/ready  ## train the default model again (SCIKIT_LEARN_DATA n
 COMPILE = $(DEV)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command "make requirements"
 requirements: $(VENVS)/dev/ready  ## compile requirements/*.in to pinned, hashed requirements/*.txt
 	$(COMPILE) requirements/dev.in -o requirements/dev.txt
-	for name in api worker local; do $(COMPILE) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt; done
+	for name in api worker local cli; do $(COMPILE) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt; done
 
 clean:           ## remove the environments and caches; data under .data/ stays
 	rm -rf $(VENVS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

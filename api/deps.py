@@ -181,8 +181,12 @@ class Services:
             raise BrokerUnavailable("no answer in time") from error
 
     def stop_waiting(self) -> None:
-        """Answer those who wait for an outcome with what is known; for a signal's handler."""
+        """Answer those who wait for an outcome with what is known; for a signal's handler.
+
+        Uploads are cut off: they go on with another process, or with the next one.
+        """
         self._loop.call_soon_threadsafe(self.outcomes.stop)
+        self._loop.call_soon_threadsafe(self.imports.stop)
 
     async def close(self) -> None:
         """Publish what is accepted, write the last mark, close all connections."""

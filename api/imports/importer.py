@@ -68,6 +68,7 @@ class Importer:
         # One: two would not be faster, but would keep the event loop waiting for twice as long.
         self._threads = ThreadPoolExecutor(1, "imports")
         self._running: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     async def receive(self, request: Request, chunks: AsyncIterator[bytes]) -> UUID:
         """Begin an import, or go on with the one of the same key; return its id.
@@ -81,6 +82,8 @@ class Importer:
             DatabaseUnavailable: nothing was accepted.
             ClientDisconnect: the body ended early.
         """
+        if self._stopped:
+            raise Interrupted("The API stops. Try again.", headers={"Retry-After": "2"})
         account = Account(uuid7())
         row = await self._begin(request, account)
         if row.producer_id != account.producer_id:
@@ -96,14 +99,19 @@ class Importer:
             raise
         return row.id
 
+    def stop(self) -> None:
+        """End what is under way: whoever sends it is told how to go on."""
+        self._stopped = True
+        for each in self._running:
+            each.cancel()
+
     async def settle(self) -> None:
         """Note which imports are done, and which uploads have died without a word."""
         await self._database.run(store.settle)
 
     async def close(self) -> None:
         """End what is under way, so that it can go on elsewhere."""
-        for each in self._running:
-            each.cancel()
+        self.stop()
         if self._running:
             await asyncio.wait(self._running, timeout=_CLOSE_SECONDS)
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -139,7 +147,8 @@ class Importer:
         reader = Reader(
             request.form,
             packed=request.packed,
-            key=request.key,
+            caller=row.caller,
+            key=row.key,
             clock=self._clock,
             request_id=request.request_id,
             max_content_bytes=self._max_content_bytes,
@@ -175,19 +184,23 @@ class Importer:
             raise Conflict(f"The import {row.id} {what}; what was accepted stays.") from error
         except Stuck as error:
             await upload.stop(Status.INTERRUPTED, f"{error}.")
-            raise Interrupted(
-                f"The import {row.id} was interrupted: {error}. What was accepted is safe. To go"
-                " on, send the same body from its start with the same Idempotency-Key.",
-                headers={"Retry-After": "10"},
-            ) from error
+            raise _interrupted(row, str(error), 10) from error
         except ClientDisconnect:
             await upload.stop(Status.INTERRUPTED, "The connection ended before the body did.")
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             await upload.stop(Status.INTERRUPTED, "The API was stopped.")
-            raise
+            raise _interrupted(row, "the API stops", 2) from error
         except BaseException:
             await upload.stop(Status.INTERRUPTED, "Postroom failed. Its log says why.")
             raise
         finally:
             log.info("upload ends", position=upload.point.position, received=upload.received)
+
+
+def _interrupted(row: Import, reason: str, seconds: int) -> Interrupted:
+    return Interrupted(
+        f"The import {row.id} was interrupted: {reason}. What was accepted is safe. To go on,"
+        f" send the same body from its start, with the Idempotency-Key {row.key}.",
+        headers={"Retry-After": str(seconds)},
+    )

@@ -23,7 +23,8 @@ from shared.revision import Clock
 from shared.store.imports import Point, Reject
 
 NAMESPACE: Final = UUID("3f0c5c0a-6f0e-5c1b-8a57-6a4f7f1d9b52")
-"""Namespace of the ids made from an import's key. Never to change: the same line, the same id."""
+"""Namespace of the ids made from an import's key, which single writes have not: a line is no place
+in a batch. Never to change: the same line, the same id."""
 
 
 class AnotherBody(Exception):
@@ -80,6 +81,7 @@ class Reader:
         form: Form,
         *,
         packed: bool,
+        caller: str,
         key: str,
         clock: Clock,
         request_id: str,
@@ -91,6 +93,7 @@ class Reader:
         Args:
             form: of the body.
             packed: whether it is gzip.
+            caller: whose import it is.
             key: the import's, from which ids are made.
             clock: stamps the documents.
             request_id: goes with each document.
@@ -100,6 +103,7 @@ class Reader:
         self._body = Body(packed=packed)
         self._records = form.records()
         self._meaning = form.meaning()
+        self._caller = caller
         self._key = key
         self._clock = clock
         self._request_id = request_id
@@ -190,14 +194,10 @@ class Reader:
         document = errors or validated(value, self._max_content_bytes)
         if not isinstance(document, DocumentIn):
             return _reject(record, document)
-        made_here = document.id is None and document.external_id is None
-        if made_here:
-            document.id = self._made_id(record.line)
-        return stamped(document, self._clock, self._request_id)
-
-    def _made_id(self, line: int) -> UUID:
-        # The first one is the caller.
-        return uuid5(NAMESPACE, orjson.dumps(["", self._key, line]).decode())
+        keyed = None
+        if document.id is None and document.external_id is None:
+            keyed = uuid5(NAMESPACE, orjson.dumps([self._caller, self._key, record.line]).decode())
+        return stamped(document, self._clock, self._request_id, keyed)
 
 
 def _reject(record: Record, errors: list[FieldError]) -> Reject:
