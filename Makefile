@@ -5,7 +5,7 @@ VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo env up down verify-ledger compose-test test faults guards fuzz check lint servers bench requirements model clean
+.PHONY: help run demo cli env up down verify-ledger compose-test test faults guards fuzz check lint servers bench requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,8 @@ run: $(VENVS)/api/ready $(VENVS)/worker/ready $(VENVS)/local/ready  ## run every
 
 demo: $(VENVS)/local/ready  ## send a few hundred documents to what `make run` runs
 	@$(VENVS)/local/bin/python -m local.demo
+
+cli: $(VENVS)/cli/ready  ## make what the command ./postroom needs; its first call does it, too
 
 env:             ## complete .env with random passwords, for the containers
 	@docker/env.sh

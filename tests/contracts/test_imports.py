@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("api", "worker", "shared", "migrations", "local")
+PACKAGES = ("api", "worker", "shared", "migrations", "local", "cli")
 CONTRACTS = {
     contract["id"]: contract["name"]
     for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
@@ -73,6 +73,9 @@ VIOLATIONS = [
     ("broker-in-shared-queue", "shared.revision", "from kombu import Connection"),
     ("local-stands-alone", "local.ports", "import shared.revision"),
     ("local-stands-alone", "local.ports", "import api.settings"),
+    ("cli-speaks-rest", "cli.client", "import shared.revision"),
+    ("cli-speaks-rest", "cli.client", "import local.ports"),
+    ("cli-is-above", "local.ports", "import cli.client"),
     ("routes", "api.routes.categories", "import api.routes.ledger"),
     ("tasks", "worker.tasks.fold_ledger", "import worker.tasks.ingest"),
     ("api-layers", "api.settings", "import api.schemas.problem"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "requirements"
-COMPILED = ("api", "worker", "local", "dev")
+COMPILED = ("api", "worker", "local", "cli", "dev")
 
 # Whatever could be an address: of an index, a file, a repository.
 ADDRESS = re.compile(r"https?:|file:|ssh:|git\+|//|@ |--(?:extra-)?index|--find-links|-f |-i ")
@@ -36,6 +36,7 @@ def version(entry: str) -> str:
         ("api", {"scikit-learn", "numpy", "scipy", "joblib", "flower"}),
         ("worker", {"fastapi", "starlette", "uvicorn"}),
         ("local", {"scikit-learn", "numpy", "fastapi", "starlette", "celery", "sqlalchemy"}),
+        ("cli", {"scikit-learn", "numpy", "fastapi", "starlette", "celery", "sqlalchemy"}),
     ],
 )
 def test_no_image_holds_what_belongs_to_another(image: str, forbidden: set[str]) -> None:
@@ -49,6 +50,7 @@ def test_no_image_holds_what_belongs_to_another(image: str, forbidden: set[str])
     [
         ("api", {"fastapi", "uvicorn", "sqlalchemy", "celery", "alembic"}),
         ("worker", {"scikit-learn", "joblib", "celery", "sqlalchemy", "flower"}),
+        ("cli", {"httpx2", "rich", "typer"}),
         ("dev", {"pytest", "ruff", "mypy", "import-linter", "fastapi", "scikit-learn"}),
     ],
 )
@@ -63,7 +65,7 @@ def test_everything_is_pinned_and_hashed(name: str) -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), entry[:80]
 
 
-@pytest.mark.parametrize("name", ["api", "worker", "local"])
+@pytest.mark.parametrize("name", ["api", "worker", "local", "cli"])
 def test_the_tests_run_on_what_the_images_install(name: str) -> None:
     development = entries("dev")
     for package, entry in entries(name).items():

@@ -1,0 +1,1 @@
+"""The `postroom` command: speaks REST only, and imports nothing of the images."""
