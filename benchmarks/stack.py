@@ -100,6 +100,17 @@ class Stack:
         [[count]] = self._query("SELECT count(*) FROM documents")
         return int(count)
 
+    def numbered(self, source: str) -> tuple[int, int, int]:
+        """Return how many documents of a source there are, of how many numbers, and the highest.
+
+        Each starts with its number.
+        """
+        [(count, numbers, highest)] = self._query(
+            "SELECT count(*), count(DISTINCT n), coalesce(max(n), -1) FROM (SELECT CAST(split_part("
+            f"left(content, 20), ' ', 1) AS int8) AS n FROM documents WHERE source = '{source}') d"
+        )
+        return count, numbers, highest
+
     def _query(self, sql: str) -> list[Any]:
         with self.database.cursor() as cursor:
             cursor.execute(sql)
