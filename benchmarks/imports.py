@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -83,6 +84,7 @@ class Watch:
     errors: list[str] = field(default_factory=list)
 
     def threads(self) -> list[Thread]:
+        """Return what watches, not yet started."""
         asks: dict[str, Callable[[httpx2.Client], httpx2.Response]] = {
             "livez": lambda client: client.get("/livez"),
             "post_wait": lambda client: client.post(
@@ -140,14 +142,14 @@ def measure(stack: Stack, posts: list[str], lines: int, line_bytes: int) -> dict
         base = psutil.Process(watch.pid).memory_info().rss
         threads = watch.threads()
         watch.running.set()
-        for each in threads:
-            each.start()
+        for thread in threads:
+            thread.start()
         try:
             figures = _import(client, Body("bench", posts, lines, line_bytes), lines, deadline)
         finally:
             watch.running.clear()
-            for each in threads:
-                each.join()
+            for thread in threads:
+                thread.join()
         singles = len(watch.seconds["post_wait"]) - len(watch.errors)
         _check(stack, lines, before + singles if not watch.errors else None)
         client.close()
@@ -165,10 +167,8 @@ def measure(stack: Stack, posts: list[str], lines: int, line_bytes: int) -> dict
 
 def _import(client: httpx2.Client, body: Body, lines: int, deadline: float) -> dict[str, Any]:
     start = time.perf_counter()
-    try:
+    with suppress(CutOff):
         _send(client, body, cut_after=int(lines * CUT))
-    except CutOff:
-        pass
     cut = _until(client, deadline, "interrupted")
     first = time.perf_counter() - start
     found = _send(client, body)
