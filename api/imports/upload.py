@@ -157,8 +157,9 @@ class Upload:
     async def stop(self, status: Status, error: str) -> None:
         """Write down where it ended; what is under way is waited for, but not for long."""
         if self._sending is not None:
-            self._sending.cancel()
             await asyncio.wait([self._sending], timeout=_LAST_SECONDS)
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
         try:
             async with asyncio.timeout(_LAST_SECONDS):
                 await self._mark(status, error, closed=True)
