@@ -109,7 +109,7 @@ def write(
         written.events += events.of_replay(envelope, written.revisions())
     events.record(session, written.events, envelope.task_id)
     outcomes = _with_dead(written.outcomes(), dead)
-    search.enqueue(session, written.texts)
+    search.enqueue(session, written.changed_texts)
     ledger.record(
         session,
         envelope,
@@ -325,7 +325,7 @@ class _Written:
         for position, each in enumerate(writes):
             self.writes_of.setdefault(each.id, []).append((position, each))
         self.changes: list[tuple[Stored | None, Stored | None]] = []
-        self.texts: list[str] = []
+        self.changed_texts: list[str] = []
         self.events: list[events.Event] = []
         self._letters = [""] * len(writes)
         self._rows: list[Stored | None] = [None] * len(writes)
@@ -379,7 +379,6 @@ def _insert(session: Session, written: _Written, ids: Sequence[str]) -> set[str]
     if not rows:  # all of them ask for a document that must be there
         return set()
     inserted = set(session.scalars(_INSERT, _records(written.task_id, rows)))
-    written.texts += inserted
     for each in inserted:
         written.note(rows[each])
     return inserted
@@ -393,7 +392,7 @@ def _update(session: Session, written: _Written, ids: Sequence[str]) -> None:
     rows = {each: written.decide(each, stored.get(each)) for each in ids}
     if any(row.before is None and row.after is not None for row in rows.values()):
         raise Vanished
-    written.texts += [each for each, row in rows.items() if row.content is not None]
+    written.changed_texts += [each for each, row in rows.items() if row.content is not None]
     for row in rows.values():
         written.note(row)
     for statement, changes in ((_STAMP, {Change.STAMPS}), (_UPDATE, {Change.ROW, Change.CONTENT})):
@@ -473,7 +472,10 @@ _KNOWN: Final = text("""
     FROM documents WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
+# New rows are queued for the search here, old ones by `search.enqueue`: a statement of its own
+# would cost a message of one document a fifth of this step.
 _INSERT: Final = _statement("""
+    WITH new AS (
     INSERT INTO documents (
         id, revision, content_revision, label_revision, content, content_hash, metadata,
         metadata_patches, source, external_id, status, predicted_category, label, confidence,
@@ -483,7 +485,9 @@ _INSERT: Final = _statement("""
         confidence, model_version, error, :task_id, accepted_at, now(), now(), now()
     FROM RECORDS
     ON CONFLICT (id) DO NOTHING
-    RETURNING id::text AS id
+    RETURNING id),
+    queued AS (INSERT INTO index_queue (ids) SELECT array_agg(id) FROM new HAVING count(*) > 0)
+    SELECT id::text AS id FROM new
 """)
 
 _CONTENTS: Final = text("""
