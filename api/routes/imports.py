@@ -18,15 +18,13 @@ from api.imports import importer
 from api.imports.csv_records import Dialect
 from api.imports.form import FIELDS, METADATA, Form, MediaType
 from api.openapi import problems, ref
-from api.pagination import PageQuery, link_header
+from api.pagination import ONCE, PageQuery, link_header, place
 from api.responses import json_response
 from api.schemas.document import DocumentIn, Key
 from api.schemas.import_ import ImportOut, ImportPageOut, RejectOut, RejectPageOut, Status
 from api.schemas.problem import FieldError
 from shared.models import ImportReject
-from shared.revision import EPOCH
 from shared.store import imports as store
-from shared.store.page import Cursor
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
 
@@ -183,7 +181,7 @@ async def create_import(request: Request, services: ServicesDep) -> Response:
     return json_response(status, found.model_dump(), {"Location": path})
 
 
-@router.get("", operation_id="listImports", responses=problems(422, 503))
+@router.get("", operation_id="listImports", dependencies=[ONCE], responses=problems(422, 503))
 async def list_imports(
     request: Request,
     response: Response,
@@ -191,16 +189,14 @@ async def list_imports(
     query: Annotated[ImportQuery, Query()],
 ) -> ImportPageOut:
     """List imports, newest first."""
-    seen, has_more = await services.database.run(
-        lambda session: store.page(
-            session, query.after, query.limit, key=query.idempotency_key, status=query.status
-        )
+    listing = store.Listing(query.idempotency_key, query.status)
+    after = place(listing, query.cursor, ["query", "cursor"])
+    seen, next_cursor = await services.database.run(
+        lambda session: listing.page(session, after, query.limit)
     )
-    last = seen[-1].row if has_more else None
-    next_cursor = Cursor(last.created_at, last.id).encode() if last else None
     response.headers.update(link_header(request, next_cursor))
     data = [ImportOut.of(each) for each in seen]
-    return ImportPageOut(data=data, next_cursor=next_cursor, has_more=has_more)
+    return ImportPageOut(data=data, next_cursor=next_cursor, has_more=next_cursor is not None)
 
 
 @router.get("/{import_id}", operation_id="getImport", responses=problems(422, 503) | _NOT_FOUND)
@@ -212,6 +208,7 @@ async def get_import(services: ServicesDep, import_id: UUID) -> ImportOut:
 @router.get(
     "/{import_id}/rejects",
     operation_id="listImportRejects",
+    dependencies=[ONCE],
     response_model=None,
     responses=_ORIGINALS | problems(422, 503) | _NOT_FOUND,
 )
@@ -224,14 +221,13 @@ async def list_import_rejects(
     """Return what was refused: the line, why, and what it was."""
     if query.format == "original":
         return await _originals(services, import_id)
+    after = place(store.Rejects(import_id), query.cursor, ["query", "cursor"]) or 0
     await _find(services, import_id)
-    after = query.after.id.int if query.after else 0
-    rows, has_more = await _rejects(services, import_id, after, query.limit)
-    next_cursor = Cursor(EPOCH, UUID(int=rows[-1].line)).encode() if has_more else None
+    rows, next_cursor = await _rejects(services, import_id, after, query.limit)
     page = {
         "data": [RejectOut.of(row).model_dump() for row in rows],
         "next_cursor": next_cursor,
-        "has_more": has_more,
+        "has_more": next_cursor is not None,
     }
     return json_response(HTTPStatus.OK, page, link_header(request, next_cursor))
 
@@ -261,9 +257,9 @@ async def _find(services: Services, import_id: UUID) -> ImportOut:
 
 async def _rejects(
     services: Services, import_id: UUID, after: int, limit: int
-) -> tuple[list[ImportReject], bool]:
+) -> tuple[list[ImportReject], str | None]:
     return await services.database.run(
-        lambda session: store.rejects(session, import_id, after, limit, _PAGE_BYTES)
+        lambda session: store.Rejects(import_id).page(session, after, limit, _PAGE_BYTES)
     )
 
 
@@ -279,9 +275,10 @@ async def _originals(services: Services, import_id: UUID) -> Response:
 
 
 async def _raw(services: Services, import_id: UUID) -> AsyncIterator[bytes]:
-    after, has_more = 0, True
-    while has_more:
-        rows, has_more = await _rejects(services, import_id, after, 1_000)
+    after, more = 0, True
+    while more:
+        rows, cursor = await _rejects(services, import_id, after, 1_000)
+        more = cursor is not None
         for row in rows:
             after = row.line
             if not row.truncated:

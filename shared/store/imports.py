@@ -15,13 +15,20 @@ from sqlalchemy.orm import Session
 from shared.account import Mark
 from shared.models import Import, ImportProducer, ImportReject
 from shared.store import ledger
-from shared.store.page import Cursor
+from shared.store.page import BadCursor, Cursor
 
 ABANDONED_SECONDS: Final = 10
 """Time without a mark after which another upload may take over from one that said no end."""
 
 _LOST_SECONDS: Final = 60
 """Time without a mark after which an upload is taken for dead: more than it waits for anything."""
+
+
+_IMPORTS: Final = b"imports\0"
+_REJECTS: Final = b"rejects\0"
+"""Scopes of cursors."""
+
+_MOST_LINES: Final = 1 << 53
 
 
 class Status(StrEnum):
@@ -228,60 +235,96 @@ def get(session: Session, import_id: UUID) -> Seen | None:
     return None if row is None else _seen(session, [row])[0]
 
 
-def page(
-    session: Session, after: Cursor | None, limit: int, *, key: str | None, status: str | None
-) -> tuple[list[Seen], bool]:
-    """Return a page of imports, the newest first, and whether there are more.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Imports, the newest first; None means any."""
 
-    Args:
-        session: a transaction's session.
-        after: the place where the page before ended.
-        limit: rows at most.
-        key: only the import of that key.
-        status: only imports of that status.
-    """
-    statement = select(Import)
-    if key is not None:
-        statement = statement.where(Import.key == key)
-    if status is not None:
-        statement = statement.where(Import.status == status)
-    if after is not None:
-        place = tuple_(Import.created_at, Import.id)
-        statement = statement.where(place < (after.created_at, after.id))
-    statement = statement.order_by(Import.created_at.desc(), Import.id.desc()).limit(limit + 1)
-    rows = session.scalars(statement).all()
-    return _seen(session, rows[:limit]), len(rows) > limit
+    key: str | None = None
+    status: str | None = None
+
+    def after(self, cursor: str | None) -> tuple[datetime, UUID] | None:
+        """Return the place that a cursor of this list means.
+
+        Raises:
+            BadCursor: it is of another list.
+        """
+        if cursor is None:
+            return None
+        found = Cursor.decode(cursor)
+        found.check(_IMPORTS)
+        if not isinstance(found.key, datetime):
+            raise BadCursor("is not a cursor of this list")
+        return found.key, found.id
+
+    def page(
+        self, session: Session, after: tuple[datetime, UUID] | None, limit: int
+    ) -> tuple[list[Seen], str | None]:
+        """Return up to `limit` imports, and the cursor of the next page if there is one."""
+        statement = select(Import)
+        if self.key is not None:
+            statement = statement.where(Import.key == self.key)
+        if self.status is not None:
+            statement = statement.where(Import.status == self.status)
+        if after is not None:
+            statement = statement.where(tuple_(Import.created_at, Import.id) < after)
+        statement = statement.order_by(Import.created_at.desc(), Import.id.desc()).limit(limit + 1)
+        rows = session.scalars(statement).all()
+        cursor = None
+        if len(rows) > limit:
+            last = rows[limit - 1]
+            cursor = Cursor(last.created_at, last.id, _IMPORTS).encode()
+        return _seen(session, rows[:limit]), cursor
 
 
-def rejects(
-    session: Session, import_id: UUID, after: int, limit: int, max_bytes: int
-) -> tuple[list[ImportReject], bool]:
-    """Return rejects in the order of their lines, and whether there are more.
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """The rejects of an import, in the order of their lines."""
 
-    Args:
-        session: a transaction's session.
-        import_id: of which import.
-        after: the last line of the page before; 0 for the first page.
-        limit: rejects at most.
-        max_bytes: bytes of originals at most; one reject at least.
-    """
-    where = (ImportReject.import_id == import_id, ImportReject.line > after)
-    sizes = (
-        select(ImportReject.line, func.octet_length(ImportReject.original))
-        .where(*where)
-        .order_by(ImportReject.line)
-        .limit(limit + 1)
-    )
-    found = session.execute(sizes).all()
-    last, count = after, 0
-    for line, size in found[:limit]:
-        max_bytes -= size
-        if count and max_bytes < 0:
-            break
-        last, count = line, count + 1
-    wanted = select(ImportReject).where(*where, ImportReject.line <= last)
-    rows = list(session.scalars(wanted.order_by(ImportReject.line)))
-    return rows, count < len(found)
+    import_id: UUID
+
+    def after(self, cursor: str | None) -> int:
+        """Return the line that a cursor of this list means.
+
+        Raises:
+            BadCursor: it is of another list.
+        """
+        if cursor is None:
+            return 0
+        found = Cursor.decode(cursor)
+        found.check(_REJECTS)
+        if isinstance(found.key, datetime) or not 0 <= found.key <= _MOST_LINES:
+            raise BadCursor("is not a cursor of this list")
+        return int(found.key)
+
+    def page(
+        self, session: Session, after: int, limit: int, max_bytes: int
+    ) -> tuple[list[ImportReject], str | None]:
+        """Return rejects, and the cursor of the next page if there is one.
+
+        Args:
+            session: a transaction's session.
+            after: the last line of the page before; 0 for the first page.
+            limit: rejects at most.
+            max_bytes: bytes of originals at most; one reject at least.
+        """
+        where = (ImportReject.import_id == self.import_id, ImportReject.line > after)
+        sizes = (
+            select(ImportReject.line, func.octet_length(ImportReject.original))
+            .where(*where)
+            .order_by(ImportReject.line)
+            .limit(limit + 1)
+        )
+        found = session.execute(sizes).all()
+        last, count = after, 0
+        for line, size in found[:limit]:
+            max_bytes -= size
+            if count and max_bytes < 0:
+                break
+            last, count = line, count + 1
+        wanted = select(ImportReject).where(*where, ImportReject.line <= last)
+        rows = list(session.scalars(wanted.order_by(ImportReject.line)))
+        has_more = count < len(found)
+        return rows, Cursor(float(last), self.import_id, _REJECTS).encode() if has_more else None
 
 
 def _insert(upload: Upload) -> Any:

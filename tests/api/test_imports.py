@@ -401,6 +401,19 @@ def test_lists_come_in_pages(client: httpx2.Client) -> None:
     assert all(each["status"] == "failed" for each in failed)
 
 
+def test_a_cursor_of_another_list_is_refused(client: httpx2.Client) -> None:
+    found = taken(post(client, b"x\n" * 2), 0, 2)
+    taken(post(client, b""), 0)
+    cursors = {
+        url: client.get(url, params={"limit": 1}).json()["next_cursor"]
+        for url in (URL, f"{URL}/{found['id']}/rejects")
+    }
+    for url in cursors:
+        for other, cursor in cursors.items():
+            response = client.get(url, params={"cursor": cursor})
+            assert response.status_code == (200 if other == url else 422), response.text
+
+
 def much(megabytes: int) -> Iterator[bytes]:
     part = lines(500, size=1_900)
     for _ in range(megabytes):
