@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeVar
@@ -44,6 +44,7 @@ FACET_DOCUMENTS: Final = 10_000
 """Documents that are counted one by one at most."""
 
 _EXPORT_PLACES: Final = 1_000
+_FEW: Final = 3_000
 _CANCELED: Final = "57014"
 
 
@@ -184,8 +185,9 @@ def page(
     """
     # One snapshot for both statements: a document deleted in between would come without content.
     ledger.one_snapshot(session)
-    places = _placed(select(Document.id, _SIZE), listing, after).limit(limit + 1)
     with _in_time(session, listing):
+        few = _few(session, listing)
+        places = _placed(select(Document.id, _SIZE), listing, after, few=few).limit(limit + 1)
         found = session.execute(places).all()
     ids = next(_parts(found[:limit], max_bytes), [])
     rows = session.scalars(select(Document).where(Document.id.in_(ids)).order_by(*_order(listing)))
@@ -212,9 +214,9 @@ def facets(session: Session, where: Filter, by: Iterable[str]) -> Facets:
         return Facets(sum(counts["status"].values()), {kind: counts[kind] for kind in by}, True)
     listing = Listing(where)
     columns = [getattr(Document, name) for name in by]
-    newest = _placed(select(*columns), listing, None).limit(FACET_DOCUMENTS + 1)
     with _in_time(session, listing):
-        rows = session.execute(newest).all()
+        newest = _placed(select(*columns), listing, None, few=_few(session, listing))
+        rows = session.execute(newest.limit(FACET_DOCUMENTS + 1)).all()
     counted = rows[:FACET_DOCUMENTS]
     values = {name: Counter(getattr(row, name) for row in counted) for name in by}
     for counts_of_one in values.values():
@@ -307,8 +309,27 @@ def _in_time(session: Session, listing: Listing) -> Iterator[None]:
         raise
 
 
-def _placed(selected: SelectT, listing: Listing, after: Cursor | None) -> SelectT:
-    """Return a statement for the documents of a list, in its order, from a place on."""
+def _few(session: Session, listing: Listing) -> bool:
+    """Say whether a limit of confidence leaves so few documents that they are best sorted.
+
+    PostgreSQL's statistics do not say how many are at the end of a range, and it would rather
+    walk back through millions of documents, in order, than sort what it takes for thousands.
+    """
+    if listing.where.confidence_below is None or listing.sort.by_confidence:
+        return False
+    unsure = Listing(Filter(confidence_below=listing.where.confidence_below), Sort.LEAST_SURE)
+    some = _placed(select(Document.id), unsure, None).limit(_FEW + 1).subquery()
+    count = session.scalar(select(func.count()).select_from(some)) or 0
+    return count <= _FEW
+
+
+def _placed(
+    selected: SelectT, listing: Listing, after: Cursor | None, *, few: bool = False
+) -> SelectT:
+    """Return a statement for the documents of a list, in its order, from a place on.
+
+    With `few`, all documents are looked for first, and then sorted.
+    """
     found = selected.where(Document.content.is_not(None), *conditions(listing))
     if after is not None:
         key = literal(after.key)
@@ -316,11 +337,13 @@ def _placed(selected: SelectT, listing: Listing, after: Cursor | None) -> Select
         place = tuple_(number, literal(after.id))
         here = tuple_(listing.sort.column, Document.id)
         found = found.where(here < place if listing.sort.descending else here > place)
-    return found.order_by(*_order(listing))
+    return found.order_by(*_order(listing, few=few))
 
 
-def _order(listing: Listing) -> tuple[ColumnElement[Any], ...]:
-    columns = (listing.sort.column, Document.id)
+def _order(listing: Listing, *, few: bool = False) -> tuple[ColumnElement[Any], ...]:
+    key: ColumnElement[Any] = listing.sort.column.expression
+    # An expression, which no index is sorted by.
+    columns = (key + literal(timedelta()) if few else key, Document.id)
     return tuple(each.desc() if listing.sort.descending else each.asc() for each in columns)
 
 
