@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +21,7 @@ from api.schemas.document import (
     Status,
     no_nul,
 )
+from api.schemas.time import Time
 from shared.store.listings import Facets, Filter, Listing, Sort, steps
 
 MAX_METADATA_FILTERS: Final = 10
@@ -68,10 +68,10 @@ class FilterQuery(BaseModel):
     confidence_below: float | None = Field(
         None, ge=0, le=1, description="sorted by a model that was less sure than this"
     )
-    created_after: AwareDatetime | None = Field(
+    created_after: Time | None = Field(
         None, description="stored then or later", examples=["2026-11-21T00:00:00Z"]
     )
-    created_before: AwareDatetime | None = Field(
+    created_before: Time | None = Field(
         None, description="stored earlier than then", examples=["2026-11-22T00:00:00Z"]
     )
 
