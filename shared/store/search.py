@@ -321,7 +321,7 @@ def _selected(
         "rows": (None, None),
     }
     columns = {
-        "rank": cast(func.ts_rank(newest.c.tsv, query, _BY_LENGTH), Double),
+        "rank": cast(func.ts_rank(IndexedText.tsv, query, _BY_LENGTH), Double),
         "ranked": func.count().over(),
         "newest_at": func.first_value(newest.c.created_at).over(**whole),
         "newest_id": func.first_value(newest.c.id).over(**whole),
@@ -331,7 +331,12 @@ def _selected(
     if isinstance(hits, CTE):
         columns["hits"] = select(func.count()).select_from(hits).scalar_subquery()
     labelled = [column.label(name) for name, column in columns.items()]
-    ranked = select(newest.c.id, newest.c.created_at, newest.c.size, *labelled).subquery()
+    # The words of a text are fetched for these only: all that fit are sorted by time without them.
+    ranked = (
+        select(newest.c.id, newest.c.created_at, newest.c.size, *labelled)
+        .join(IndexedText, IndexedText.id == newest.c.id)
+        .subquery()
+    )
     order = (ranked.c.rank, ranked.c.created_at, ranked.c.id)
     best = select(ranked).order_by(*(column.desc() for column in order)).limit(limit)
     if after is not None:
@@ -343,7 +348,7 @@ def _selected(
 def _newest(search: Search, hits: FromClause, after: RankedCursor | None) -> Select[Any]:
     """Return the statement for the candidates: the newest, or those of the page before."""
     newest = (
-        select(hits.c.id, hits.c.created_at, hits.c.tsv, _SIZE.label("size"))
+        select(hits.c.id, hits.c.created_at, _SIZE.label("size"))
         .join(Document, Document.id == hits.c.id)
         .where(hits.c.tsv.op("@@")(_query(search.q)))
         .where(Document.content.is_not(None), *conditions(Listing(search.where)))
@@ -457,10 +462,12 @@ _HEADLINE: Final = (
 
 _NEEDED: Final = text("SELECT querytree(websearch_to_tsquery('postroom', :q))")
 
-# To compile a statement, or to start processes for it, takes longer than most of these do.
+# To compile a statement, or to start processes for it, takes longer than most of these do. At the
+# usual cost of a random page, made for turning disks, the walk is taken where it is the slower way.
 _LIMITS: Final = text("""
     SELECT set_config('statement_timeout', :timeout, true), set_config('jit', 'off', true),
         set_config('max_parallel_workers_per_gather', '0', true),
+        set_config('random_page_cost', '1.1', true),
         set_config('enable_seqscan', :walk, true)
 """)
 _NO_LIMITS: Final = text("SET LOCAL statement_timeout TO DEFAULT")
