@@ -273,7 +273,7 @@ def _place(
     if after is not None:
         return replace(after, last=hit)
     newest, oldest = Place(last.newest_at, last.newest_id), Place(last.oldest_at, last.oldest_id)
-    exact = last.ranked < MAX_CANDIDATES and (not fenced or last.hits < _FENCED_HITS)
+    exact = last.taken < MAX_CANDIDATES and (not fenced or last.hits < _FENCED_HITS)
     return RankedCursor(hit, newest, oldest, search.scope, last.ranked, exact, fenced)
 
 
@@ -315,7 +315,7 @@ def _selected(
 ) -> Select[Any]:
     """Return the statement for the best candidates after a place, and what there is of them."""
     query, hits = _query(search.q), _hits(search.q, fenced=fenced)
-    newest = _newest(search, hits, after).subquery()
+    newest = _newest(search, hits, after).cte("newest")
     whole: dict[str, Any] = {
         "order_by": (newest.c.created_at.desc(), newest.c.id.desc()),
         "rows": (None, None),
@@ -323,6 +323,7 @@ def _selected(
     columns = {
         "rank": cast(func.ts_rank(IndexedText.tsv, query, _BY_LENGTH), Double),
         "ranked": func.count().over(),
+        "taken": select(func.count()).select_from(newest).scalar_subquery(),
         "newest_at": func.first_value(newest.c.created_at).over(**whole),
         "newest_id": func.first_value(newest.c.id).over(**whole),
         "oldest_at": func.last_value(newest.c.created_at).over(**whole),
@@ -331,10 +332,12 @@ def _selected(
     if isinstance(hits, CTE):
         columns["hits"] = select(func.count()).select_from(hits).scalar_subquery()
     labelled = [column.label(name) for name, column in columns.items()]
-    # The words of a text are fetched for these only: all that fit are sorted by time without them.
+    # Words and documents are fetched for these only: all that fit are sorted by time without them.
     ranked = (
-        select(newest.c.id, newest.c.created_at, newest.c.size, *labelled)
+        select(newest.c.id, newest.c.created_at, _SIZE.label("size"), *labelled)
         .join(IndexedText, IndexedText.id == newest.c.id)
+        .join(Document, Document.id == newest.c.id)
+        .where(Document.content.is_not(None))
         .subquery()
     )
     order = (ranked.c.rank, ranked.c.created_at, ranked.c.id)
@@ -348,12 +351,13 @@ def _selected(
 def _newest(search: Search, hits: FromClause, after: RankedCursor | None) -> Select[Any]:
     """Return the statement for the candidates: the newest, or those of the page before."""
     newest = (
-        select(hits.c.id, hits.c.created_at, _SIZE.label("size"))
-        .join(Document, Document.id == hits.c.id)
+        select(hits.c.id, hits.c.created_at)
         .where(hits.c.tsv.op("@@")(_query(search.q)))
-        .where(Document.content.is_not(None), *conditions(Listing(search.where)))
         .order_by(hits.c.created_at.desc(), hits.c.id.desc())
     )
+    if search.where.given.keys() - {"created_after", "created_before"}:
+        wanted = conditions(Listing(search.where))
+        newest = newest.join(Document, Document.id == hits.c.id).where(*wanted)
     # PostgreSQL does not know that both tables' times are the same.
     if (earliest := search.where.created_after) is not None:
         newest = newest.where(hits.c.created_at >= earliest)
