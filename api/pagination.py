@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.errors import Invalid
 from api.schemas.cursor import CursorIn
 from api.schemas.problem import FieldError
-from shared.store.page import BadCursor, Cursor
+from shared.store.page import NO_SCOPE, BadCursor, Cursor
 
 PlaceT_co = TypeVar("PlaceT_co", covariant=True)
 
@@ -28,8 +28,12 @@ class PageQuery(BaseModel):
 
     @property
     def after(self) -> Cursor | None:
-        """The place after which the page starts."""
-        return None if self.cursor is None else Cursor.decode(self.cursor)
+        """The place after which the page starts, in a list without a scope.
+
+        Raises:
+            Invalid: the cursor is of a list with one.
+        """
+        return place(_WithoutScope(), self.cursor, ["query", "cursor"])
 
 
 class Paged(Protocol[PlaceT_co]):
@@ -39,10 +43,21 @@ class Paged(Protocol[PlaceT_co]):
         """Return the place that a cursor of this list means; raises `BadCursor`."""
 
 
+class _WithoutScope:
+    """A list whose cursors fit whatever its filter is."""
+
+    def after(self, cursor: str | None) -> Cursor | None:
+        if cursor is None:
+            return None
+        found = Cursor.decode(cursor)
+        found.check(NO_SCOPE)
+        return found
+
+
 def place(
     listing: Paged[PlaceT_co], cursor: str | None, location: Sequence[str]
 ) -> PlaceT_co | None:
-    """Return the place in a list of documents that a cursor means.
+    """Return the place in a list that a cursor means.
 
     Args:
         listing: which list.

@@ -16,7 +16,7 @@ _TIME: Final = struct.Struct(f">c{_SCOPE_BYTES}sQ16s")
 _NUMBER: Final = struct.Struct(f">c{_SCOPE_BYTES}sd16s")
 
 NO_SCOPE: Final = bytes(_SCOPE_BYTES)
-"""The scope of cursors that fit whatever the filter is."""
+"""The scope of cursors that fit whatever the filter is. They are of lists sorted by time."""
 
 
 class BadCursor(ValueError):
@@ -63,7 +63,9 @@ class Cursor:
                 _, scope, key, row = _NUMBER.unpack(place)
         except (ValueError, OverflowError, struct.error) as error:
             raise BadCursor("is not a cursor of this list") from error
-        if isinstance(key, float) and not (place.startswith(b"n") and math.isfinite(key)):
+        if isinstance(key, float) and not (
+            place.startswith(b"n") and math.isfinite(key) and scope != NO_SCOPE
+        ):
             raise BadCursor("is not a cursor of this list")
         return cls(key, UUID(bytes=row), scope)
 

@@ -7,8 +7,9 @@ import pytest
 from fastapi import Request
 from pydantic import ValidationError
 
+from api.errors import Invalid
 from api.pagination import DEFAULT_LIMIT, MAX_LIMIT, PageQuery, link_header
-from shared.store.page import Cursor
+from shared.store.page import BadCursor, Cursor
 
 PLACE = Cursor(datetime(2026, 11, 21, 13, 0, 0, 123456, UTC), UUID(int=4711))
 
@@ -47,6 +48,16 @@ def test_a_cursor_comes_back_exactly(place: Cursor) -> None:
 def test_a_cursor_that_is_none_is_refused(cursor: str) -> None:
     with pytest.raises(ValidationError, match="is not a cursor of this list"):
         PageQuery.model_validate({"cursor": cursor})
+
+
+def test_a_cursor_of_a_list_with_a_scope_is_refused_by_those_without() -> None:
+    numbers = Cursor(0.25, UUID(int=4711), b"12345678")
+    assert Cursor.decode(numbers.encode()) == numbers
+    for other in (numbers, Cursor(PLACE.key, PLACE.id, b"12345678")):
+        with pytest.raises(Invalid):
+            _ = PageQuery.model_validate({"cursor": other.encode()}).after
+    with pytest.raises(BadCursor):
+        Cursor.decode(Cursor(0.25, UUID(int=4711)).encode())
 
 
 def test_the_link_keeps_the_filters() -> None:
