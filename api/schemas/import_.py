@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from api.schemas.problem import FieldError
 from shared.models import ImportReject
@@ -18,37 +18,14 @@ Status = Literal["receiving", "processing", "done", "interrupted", "cancelled", 
 class ImportOut(BaseModel):
     """An import: how far it has come, and what became of its documents."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": "0198f3c2-7a3b-7cc2-a1f0-4d3f0c2f6b11",
-                "idempotency_key": "posts-2026-11",
-                "format": {"media_type": "application/x-ndjson"},
-                "status": "processing",
-                "error": None,
-                "lines": 120_003,
-                "accepted": 120_000,
-                "rejected": 3,
-                "stored": 84_000,
-                "unchanged": 0,
-                "superseded": 0,
-                "failed": 0,
-                "dead": 0,
-                "in_flight": 36_000,
-                "bytes": 184_320_511,
-                "progress": 0.7,
-                "rate": 2100.0,
-                "eta_seconds": 17,
-                "created_at": "2026-11-21T10:00:00Z",
-                "updated_at": "2026-11-21T10:00:40Z",
-                "finished_at": None,
-            }
-        }
-    )
-
     id: UUID
-    idempotency_key: str = Field(description="send it again with the same body to go on")
-    format: dict[str, Any] = Field(description="what the body is, as the first upload said")
+    idempotency_key: str = Field(
+        description="send it again with the same body to go on", examples=["posts-2026-11"]
+    )
+    format: dict[str, Any] = Field(
+        description="what the body is, as the first upload said",
+        examples=[{"media_type": "application/x-ndjson"}],
+    )
     status: Status = Field(
         description="`receiving` its body, `processing` its documents, `done`; `interrupted`:"
         " send the body again; `cancelled`; `failed`: the body was not what it said"
@@ -65,7 +42,8 @@ class ImportOut(BaseModel):
     in_flight: int = Field(description="accepted, and on their way")
     bytes: int = Field(description="of the unpacked body, up to the last accepted record")
     progress: float | None = Field(
-        description="share of the whole work that is done, 0 to 1; null if that is not known"
+        description="share of the whole work that is done, 0 to 1; null if that is not known",
+        examples=[0.7],
     )
     rate: float = Field(description="documents a second that were processed, in this upload")
     eta_seconds: int | None = Field(description="until done, if it goes on like this")
@@ -150,8 +128,13 @@ class RejectOut(BaseModel):
     """A record that became no document."""
 
     line: int = Field(description="where it starts, counted from 1; of an array the element")
-    errors: list[FieldError]
-    original: str | None = Field(description="the record as it was sent; null if it is not UTF-8")
+    errors: list[FieldError] = Field(
+        examples=[[{"pointer": "/content", "detail": "must not be empty"}]]
+    )
+    original: str | None = Field(
+        description="the record as it was sent; null if it is not UTF-8",
+        examples=['{"content": ""}'],
+    )
     original_base64: str | None = Field(description="the same, if it is not UTF-8")
     truncated: bool = Field(description="whether only its first 64 KiB are kept")
 

@@ -20,6 +20,7 @@ OPERATIONS = {
     ("post", "/v1/documents"),
     ("post", "/v1/documents/batch"),
     ("put", "/v1/documents/{document_id}"),
+    ("patch", "/v1/documents/{document_id}"),
     ("get", "/v1/documents/{document_id}"),
     ("get", "/v1/documents"),
     ("get", "/v1/documents/facets"),
