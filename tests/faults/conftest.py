@@ -15,7 +15,7 @@ from tests.conftest import _rabbitmq, fresh_name, migrate
 from tests.faults import table
 from tests.faults.broker import container
 from tests.faults.site import Site
-from tests.faults.verdict import Verdict, drained, judge, seconds_since
+from tests.faults.verdict import RECOVERY_SECONDS, Verdict, drained, judge, seconds_since
 from tests.stream import Stream
 
 DOCUMENTS = 5_000
@@ -116,7 +116,12 @@ class Case:
     patience: float
 
     def run(
-        self, site: Site, fault: Fault, remarks: Sequence[str] = (), seconds: float = 0
+        self,
+        site: Site,
+        fault: Fault,
+        remarks: Sequence[str] = (),
+        seconds: float = 0,
+        recovery: float = RECOVERY_SECONDS,
     ) -> Verdict:
         """Stream, make the fault when a quarter is accepted, wait for the end, judge.
 
@@ -125,11 +130,14 @@ class Case:
             fault: makes the fault and ends it.
             remarks: stand in the table's last column; the fault may add some while it is made.
             seconds: how long the backlog may take to drain, if that is longer than usual.
+            recovery: how long the first document that is accepted afterwards may take.
 
         Raises:
             AssertionError: the promise was not kept.
         """
-        verdict = _rows[self.name] = Verdict(remarks=remarks, notes=["not finished"])
+        verdict = _rows[self.name] = Verdict(
+            remarks=remarks, notes=["not finished"], recovery_limit=recovery
+        )
         site.wait_ready()
         stream = Stream(site.background, [api.url for api in site.apis], self.seed)
         site.wait(lambda: len(stream.accepted) >= self.documents / 4, 120, "documents accepted")

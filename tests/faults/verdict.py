@@ -31,6 +31,7 @@ class Verdict:
         unexpected: answers that were none of 202, 429, 502, 503.
         slowest_refusal: until the last byte of a 503 came.
         recovery: from the end of the fault until what was accepted next was stored.
+        recovery_limit: seconds that this may take.
         drained: from the end of the fault until nothing was in flight.
         even: whether the account adds up, with nothing in flight.
         notes: whatever else contradicts the promise.
@@ -48,6 +49,7 @@ class Verdict:
     dead: int = 0
     restarts: int = 0
     recovery: float = float("inf")
+    recovery_limit: float = RECOVERY_SECONDS
     drained: float = float("inf")
     even: bool = False
     notes: list[str] = field(default_factory=list)
@@ -59,7 +61,7 @@ class Verdict:
         found = [f"{name} {getattr(self, name)}" for name in counts if getattr(self, name)]
         if not self.even:
             found.append("the ledger is not even")
-        if self.recovery > RECOVERY_SECONDS:
+        if self.recovery > self.recovery_limit:
             found.append(f"recovered after {self.recovery:.1f} s")
         if self.slowest_refusal > REFUSAL_SECONDS:
             found.append(f"refused after {self.slowest_refusal:.1f} s")
