@@ -35,7 +35,12 @@ _HEADERS: Final = {
     },
     "Idempotency-Key": {
         "description": "the same request sent again with the same key is done once",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 255,
+            "pattern": "^[!-~]([ -~]*[!-~])?$",
+        },
         "example": "order-4711",
     },
     "If-Match": {

@@ -25,6 +25,7 @@ OPERATIONS = {
     ("get", "/v1/documents"),
     ("get", "/v1/documents/facets"),
     ("get", "/v1/documents/export"),
+    ("patch", "/v1/documents/{document_id}"),
     ("delete", "/v1/documents/{document_id}"),
     ("post", "/v1/documents/{document_id}/reclassify"),
     ("post", "/v1/documents/reclassify"),

@@ -154,7 +154,10 @@ def test_what_is_not_kept_any_more_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("interval", ["minute", "hour", "day"])
-@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-12:00"])
+@pytest.mark.parametrize(
+    "time",
+    ["2026-11-21T00:00:00+23:59", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-12:00"],
+)
 def test_any_time_there_is_can_be_asked_for(interval: str, time: str) -> None:
     found = asked(interval, "2026-11-21T00:00:00Z", time)
     assert len(found.times) <= MAX_POINTS
