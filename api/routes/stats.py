@@ -13,7 +13,7 @@ from api.responses import json_response
 from api.schemas.problem import FieldError
 from api.schemas.stats import MAX_KEYS, Range, StatsOut, StatsQuery, points
 from shared.db import Session
-from shared.store import ledger, stats
+from shared.store import ledger, search, stats
 
 router = APIRouter(prefix="/v1/stats", tags=["stats"])
 
@@ -48,6 +48,7 @@ def _read(session: Session, query: StatsQuery, wanted: Range) -> dict[str, Any]:
             "accepted": round(rates.accepted / stats.RATE_SECONDS, 2),
             "stored": round(rates.stored / stats.RATE_SECONDS, 2),
         },
+        "search": {"lag_seconds": round(search.lag(session), 2)},
     }
 
 

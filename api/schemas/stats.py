@@ -157,6 +157,14 @@ class RatesOut(BaseModel):
     stored: float = Field(examples=[20.0])
 
 
+class SearchOut(BaseModel):
+    """How far the index of the full-text search is behind."""
+
+    lag_seconds: float = Field(
+        description="how long the first stored document that is not indexed waits", examples=[0.4]
+    )
+
+
 class StatsOut(BaseModel):
     """Statistics from one snapshot, complete up to now."""
 
@@ -168,6 +176,7 @@ class StatsOut(BaseModel):
     points: list[PointOut] = Field(description="oldest first, those without documents, too")
     documents: StoredOut
     rates: RatesOut
+    search: SearchOut
 
 
 def points(wanted: Range, lines: Iterable[Line], *, by_category: bool) -> list[Counts]:

@@ -10,8 +10,9 @@ import pytest
 
 from api.schemas.stats import MAX_KEYS, MAX_POINTS, Range, StatsQuery
 from shared.db import Database
+from shared.store import search
 from tests.shared.store.samples import Sender, document_id, open_empty, put
-from tests.stack import ledger
+from tests.stack import ledger, poll
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -81,6 +82,17 @@ def test_folded_and_unfolded_documents_are_counted(
     }
     account = ledger(client)
     assert summed(found, "accepted") == account["accepted"] - account["in_flight"]
+
+
+def test_the_lag_of_the_search_grows_until_documents_are_indexed(
+    client: httpx2.Client, sender: Sender
+) -> None:
+    assert stats(client)["search"] == {"lag_seconds": 0}
+    sender.send(put(document_id(1), 10, "alpha"))
+    poll(lambda: stats(client)["search"]["lag_seconds"], lambda lag: lag > 0.1, seconds=10)
+    with sender.database.transaction() as session:
+        search.index(session)
+    assert stats(client)["search"] == {"lag_seconds": 0}
 
 
 def test_one_category_alone(client: httpx2.Client, sender: Sender) -> None:
