@@ -7,7 +7,6 @@ PostroomError
 ├── WorkersUnavailable     no worker has answered in time
 ├── DocumentNotFound       no such document is stored, or not yet, or it was deleted
 ├── PreconditionFailed     the document is not as the write says that it must be
-├── MetadataTooLarge       a patch would make the metadata larger than it may be
 ├── TooBroad               too many documents would have to be looked at for a list
 └── TooManyExports         as many exports as may run at once are running
 """
@@ -39,10 +38,6 @@ class DocumentNotFound(PostroomError):
 
 class PreconditionFailed(PostroomError):
     """The document does not have the revision that the write asks for, or is there already."""
-
-
-class MetadataTooLarge(PostroomError):
-    """A document's metadata would be larger than it may be, with the patch applied."""
 
 
 class TooBroad(PostroomError):

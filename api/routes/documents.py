@@ -32,12 +32,12 @@ from shared.decide import UNSET, Outcome
 from shared.errors import (
     DatabaseUnavailable,
     DocumentNotFound,
-    MetadataTooLarge,
     PreconditionFailed,
 )
 from shared.messages import Document
 from shared.models import Document as Row
 from shared.store import documents as store
+from shared.store.documents import MetadataTooLarge
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
 

@@ -33,10 +33,14 @@ from shared.decide import (
     Revision,
     Stored,
 )
-from shared.errors import MetadataTooLarge, PreconditionFailed
+from shared.errors import PreconditionFailed
 from shared.messages import Envelope
 from shared.models import Document
 from shared.store import events, ledger, search
+
+
+class MetadataTooLarge(Exception):
+    """A document's metadata would be larger than it may be, with the patch applied."""
 
 
 class Vanished(Exception):

@@ -17,7 +17,12 @@ from tests.stack import poll
 NAME = "postroom_client"
 
 # It knows no NDJSON, which a batch may be as well as JSON: to it, bytes.
-CONFIG = {"content_type_overrides": {"application/x-ndjson": "application/octet-stream"}}
+CONFIG = {
+    "content_type_overrides": {
+        "application/x-ndjson": "application/octet-stream",
+        "text/csv": "application/octet-stream",
+    }
+}
 
 Module = Callable[[str], ModuleType]
 

@@ -11,11 +11,11 @@ import pytest
 
 from shared.db import Database
 from shared.decide import UNSET, Patch
-from shared.errors import MetadataTooLarge, PreconditionFailed
+from shared.errors import PreconditionFailed
 from shared.messages import Envelope
 from shared.models import Document
 from shared.store import documents, ledger
-from shared.store.documents import Write
+from shared.store.documents import MetadataTooLarge, Write
 from shared.store.ledger import AlreadyAccounted
 from tests.shared.store.samples import Sender, document_id, put
 
