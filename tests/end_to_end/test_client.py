@@ -55,10 +55,15 @@ def generate(pipe: Pipe, folder: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.fixture
+def client(pipe: Pipe, module: Module) -> Iterator[Any]:
+    with module("client").Client(base_url=pipe.api.url) as client:
+        yield client
+
+
 def test_documents_are_created_waited_for_read_listed_and_deleted(
-    pipe: Pipe, module: Module
+    client: Any, module: Module
 ) -> None:
-    client = module("client").Client(base_url=pipe.api.url)
 
     def call(operation: str, *args: object, **values: object) -> Any:
         return module(f"api.documents.{operation}").sync_detailed(*args, client=client, **values)
@@ -94,16 +99,14 @@ def test_documents_are_created_waited_for_read_listed_and_deleted(
     assert call("list_documents", source="client").parsed.data == []
 
 
-def test_an_error_is_a_problem_with_its_fields(pipe: Pipe, module: Module) -> None:
-    client = module("client").Client(base_url=pipe.api.url)
+def test_an_error_is_a_problem_with_its_fields(client: Any, module: Module) -> None:
     body = module("models").DocumentIn(content="")
     answer = module("api.documents.create_document").sync_detailed(client=client, body=body)
     assert answer.status_code == 422
     assert [each.pointer for each in answer.parsed.errors] == ["/content"]
 
 
-def test_statistics_are_read(pipe: Pipe, module: Module) -> None:
-    client = module("client").Client(base_url=pipe.api.url)
+def test_statistics_are_read(client: Any, module: Module) -> None:
     hour = module("models").GetStatsInterval("hour")
     stats = module("api.stats.get_stats").sync(client=client, interval=hour)
     assert len(stats.points) == 60
