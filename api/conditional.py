@@ -69,6 +69,18 @@ def of_write(request: Request, clock: Clock) -> Precondition:
     return Precondition(revisions[0])
 
 
+def of_change(request: Request, clock: Clock) -> Revision | None:
+    """Return the revision that a document must have for a change of it to be done.
+
+    Raises:
+        Invalid: a header is none that can be met or not.
+        PreconditionFailed: no document can have one of the tags.
+    """
+    if "if-none-match" in request.headers:
+        raise _wrong("If-None-Match", "is heeded by GET and PUT only: nothing else can create it")
+    return of_write(request, clock).if_match
+
+
 def refuse(request: Request) -> None:
     """Refuse preconditions where nothing would heed them.
 

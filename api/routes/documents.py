@@ -239,7 +239,7 @@ async def get_document(
 )
 async def update_document(request: Request, services: ServicesDep, document_id: UUID) -> Response:
     """Change the metadata of a stored document by a merge-patch (RFC 7396), and its label."""
-    precondition = conditional.of_write(request, services.clock)
+    if_match = conditional.of_change(request, services.clock)
     body.media_type(request, (MERGE_PATCH, body.JSON))
     patch = parsed(DocumentPatchIn, body.parse(await body.read(request)))
     if isinstance(patch, list):
@@ -254,7 +254,7 @@ async def update_document(request: Request, services: ServicesDep, document_id: 
                 document_id,
                 operation,
                 now,
-                precondition.if_match,
+                if_match,
                 request_id=request.state.request_id,
             )
         )
@@ -278,12 +278,10 @@ async def update_document(request: Request, services: ServicesDep, document_id: 
 )
 async def delete_document(request: Request, services: ServicesDep, document_id: UUID) -> Response:
     """Delete a document, stored or still on its way. Doing it again changes nothing."""
-    precondition = conditional.of_write(request, services.clock)
+    if_match = conditional.of_change(request, services.clock)
     now, request_id = services.clock.stamp(), request.state.request_id
     revision = await services.database.run(
-        lambda session: store.delete(
-            session, document_id, now, precondition.if_match, request_id=request_id
-        )
+        lambda session: store.delete(session, document_id, now, if_match, request_id=request_id)
     )
     services.clock.observe(revision)
     return Response(status_code=HTTPStatus.NO_CONTENT)

@@ -278,6 +278,16 @@ class TestIfMatch:
         assert client.delete(where, headers={"If-Match": now}).status_code == 204
         assert client.delete(where, headers={"If-Match": now}).status_code == 412
 
+    def test_patch_and_delete_cannot_create(self, client: httpx2.Client) -> None:
+        where, _ = created(client)
+        for method in ("PATCH", "DELETE"):
+            headers = MERGE | {"If-None-Match": "*"}
+            answer = client.request(method, where, json={}, headers=headers)
+            assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (
+                422,
+                "/header/If-None-Match",
+            )
+
     def test_a_post_has_no_document_to_match(self, client: httpx2.Client) -> None:
         for name, tag in (("If-Match", '"17"'), ("If-None-Match", "*")):
             answer = client.post(DOCUMENTS, json={"content": "one"}, headers={name: tag})
