@@ -10,6 +10,7 @@ from typing import Any, Final
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+from billiard import pool  # noqa: E402
 from celery import signals  # noqa: E402
 
 from shared.logs import OncePerEpisode, configure_logs  # noqa: E402
@@ -66,6 +67,10 @@ app.conf.update(
     task_publish_retry=True,
     worker_hijack_root_logger=False,
 )
+# A job that a child has just been given when the worker is told to stop is forgotten before the
+# child has said that it has it, and nobody reads its result: the child would wait for that for half
+# a minute. Its message comes again, and is found in the ledger.
+pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # times a tenth of a second
 app.steps["consumer"].add(DeclareQueues)
 app.steps["worker"].add(ReadDeadLetters)
 app.steps["worker"].add(AskedFirst)

@@ -1,3 +1,4 @@
+import inspect
 import os
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard import pool
 
 from shared.queue import QUEUES
 from worker.app import app
@@ -22,6 +24,15 @@ def test_the_worker_sees_the_queues_that_the_api_declares() -> None:
     seen = {name: facts(queue) for name, queue in app.amqp.queues.items()}
     assert seen == {name: facts(queue) for name, queue in QUEUES.items()}
     assert seen["ingest"][0] == ""
+
+
+def test_a_child_does_not_wait_for_long_for_its_result_to_be_read() -> None:
+    """With billiard's own limit a worker that is told to stop now and then takes half a minute."""
+    waits = inspect.getsource(pool.Worker)
+    assert "range(GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT)" in waits
+    limit, interval = "RETRY_LIMIT", "RETRY_INTERVAL"
+    seconds = [getattr(pool, f"GUARANTEE_MESSAGE_CONSUMPTION_{name}") for name in (limit, interval)]
+    assert seconds[0] * seconds[1] <= 3
 
 
 @pytest.mark.parametrize(
