@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,26 @@ class ContainerRabbitMQ(RabbitMQ):
         if self.pids():
             docker("kill", self.name)
         super().kill()
+
+
+@contextmanager
+def frozen(broker: RabbitMQ) -> Iterator[None]:
+    """Have a broker do nothing for a while: its processes get no time."""
+    if isinstance(broker, ContainerRabbitMQ):
+        docker("pause", broker.name)
+        try:
+            yield
+        finally:
+            docker("unpause", broker.name)
+        return
+    pids = broker.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def docker(*words: str) -> str:

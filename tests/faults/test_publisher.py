@@ -1,8 +1,6 @@
 """The publisher against a RabbitMQ of its own that is killed, stopped, frozen and starved."""
 
 import contextlib
-import os
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from shared.account import Account
 from shared.errors import BrokerUnavailable
 from shared.messages import INGEST
 from shared.queue import Publisher, celery_app
-from tests.faults.broker import control
+from tests.faults.broker import control, frozen
 from tests.shared.broker import task_ids
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.broker, pytest.mark.quick]
@@ -117,15 +115,10 @@ def stop(broker: RabbitMQ, hammer: Hammer) -> None:
 
 def freeze(broker: RabbitMQ, hammer: Hammer) -> None:
     """Half-open: the kernel accepts everything, nobody answers."""
-    for pid in broker.pids():
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with frozen(broker):
         end = monotonic() + 4
         hammer.wait_for(hammer.refused, 50)
         assert wait_until(lambda: monotonic() > end, 10)
-    finally:
-        for pid in broker.pids():
-            os.kill(pid, signal.SIGCONT)
 
 
 def starve(broker: RabbitMQ, hammer: Hammer) -> None:
