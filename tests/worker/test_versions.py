@@ -10,6 +10,7 @@ from kombu import Connection
 from sqlalchemy import text
 
 from shared.db import Database
+from shared.messages import VERSION
 from shared.queue import declare
 from shared.revision import microseconds_now
 from shared.store import ledger
@@ -63,7 +64,7 @@ def as_released(seq: int, version: int) -> tuple[bytes, dict[str, Any]]:
     return body, headers
 
 
-def test_version_1_is_stored_and_version_0_a_dead_letter(
+def test_the_previous_version_is_stored_and_the_one_before_it_a_dead_letter(
     broker_url: str, database_url: str, tmp_path: Path, processes: ExitStack
 ) -> None:
     # It leaves the dead letters where they are: those are read by who consumes `maintain`.
@@ -76,7 +77,7 @@ def test_version_1_is_stored_and_version_0_a_dead_letter(
     )
     with Connection(broker_url) as connection:
         declare(connection)
-    for seq, version in ((1, 0), (2, 1)):
+    for seq, version in ((1, VERSION - 2), (2, VERSION - 1)):
         body, headers = as_released(seq, version)
         put_raw(broker_url, "ingest", body, headers=headers, correlation_id=headers["id"])
     running(processes, worker)
@@ -95,7 +96,7 @@ def test_version_1_is_stored_and_version_0_a_dead_letter(
     assert tuple(row) == (DOCUMENT, f"{PRODUCER}.2", {"a": 1})
     wait_for_depth(broker_url, "dead", 1)
     (dead,) = take_all(broker_url, "dead")
-    assert dead.headers["version"] == 0
+    assert dead.headers["version"] == VERSION - 2
     assert dead.headers["id"] == f"{PRODUCER}.1"
     assert orjson.loads(dead.body)[1]["documents"][0]["id"] == DOCUMENT
-    assert "version 0 is not readable" in worker.logged()
+    assert f"version {VERSION - 2} is not readable" in worker.logged()
