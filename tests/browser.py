@@ -5,7 +5,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, Route, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    Route,
+    sync_playwright,
+)
 
 
 class Seen:
@@ -17,13 +25,19 @@ class Seen:
         self.failed: list[str] = []
         self.errors: list[str] = []
         page.route("**/*", self._pass)
-        page.on("requestfailed", lambda request: self.failed.append(request.url))
+        page.on("requestfailed", self._see_failure)
         page.on("response", self._see_response)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._see_line)
 
     def nothing_wrong(self) -> None:
-        assert (self.foreign, self.failed, self.errors) == ([], [], [])
+        wrong = [*self.foreign, *self.failed, *self.errors]
+        assert not wrong, wrong
+
+    def _see_failure(self, request: Request) -> None:
+        # A page that is left gives up what it was still asking for.
+        if request.failure != "net::ERR_ABORTED":
+            self.failed.append(f"{request.url}: {request.failure}")
 
     def _see_response(self, response: Response) -> None:
         # A redirect is followed, a 304 comes from the cache: both are fine.
