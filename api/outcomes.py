@@ -7,6 +7,7 @@ and the documents for all of them at once, on the connection of one short transa
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
+from copy import copy
 from time import monotonic
 from typing import Final, Generic, TypeVar
 from uuid import UUID
@@ -62,7 +63,8 @@ class _Waiters(Generic[KeyT, ValueT]):
     def fail(self, error: Exception) -> None:
         """Tell everybody that it is not to be had."""
         for future in self._undone():
-            future.set_exception(error)
+            # One error, raised by many callers, would collect all their tracebacks.
+            future.set_exception(copy(error))
 
     def cancel(self) -> None:
         """Have nobody wait any more."""

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from api.errors import Invalid
 from api.schemas.document import DocumentIn
 from api.schemas.problem import FieldError
 
@@ -19,6 +21,31 @@ def validated(
 ) -> DocumentIn | list[FieldError]:
     """Return the document that a JSON value is, or what is wrong with it."""
     return parsed(DocumentIn, value, place, line, {"max_content_bytes": max_content_bytes})
+
+
+def required(
+    model: type[ModelT], value: object, context: Mapping[str, Any] | None = None
+) -> ModelT:
+    """Return the model that a whole body is; `context` is for the model's validators.
+
+    Raises:
+        Invalid: it is none; `errors` names each wrong field.
+    """
+    found = parsed(model, value, context=context)
+    if isinstance(found, list):
+        raise Invalid("The request has wrong fields.", errors=found)
+    return found
+
+
+def refuse_parameters(request: Request) -> None:
+    """Refuse parameters where a route has none.
+
+    Raises:
+        Invalid: there are some; `errors` names each.
+    """
+    if request.query_params:
+        errors = [FieldError.of(["query", key], "is not known") for key in request.query_params]
+        raise Invalid("The request has wrong parameters.", errors=errors)
 
 
 def parsed(

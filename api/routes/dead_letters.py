@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from api import body
 from api.deps import Services, ServicesDep
@@ -29,6 +29,7 @@ from api.schemas.dead_letter import (
 from api.schemas.document import Key
 from api.schemas.problem import FieldError
 from api.schemas.time import Time
+from api.validation import required
 from shared import dead
 from shared.dead import Dead, Reason
 from shared.messages import Document
@@ -254,11 +255,7 @@ class _Replay:
 
 async def _read_replay(request: Request) -> ReplayIn:
     body.media_type(request, (body.JSON,))
-    try:
-        return ReplayIn.model_validate(body.parse(await body.read(request)))
-    except ValidationError as error:
-        errors = [FieldError.found(each) for each in error.errors(include_url=False)]
-        raise Invalid("The request has wrong fields.", errors=errors) from error
+    return required(ReplayIn, body.parse(await body.read(request)))
 
 
 def _filter(query: _Which | ReplayIn) -> store.Filter:

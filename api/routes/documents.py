@@ -26,7 +26,7 @@ from api.schemas.document import (
 )
 from api.schemas.problem import FieldError
 from api.settings import MAX_BATCH
-from api.validation import parsed, validated
+from api.validation import refuse_parameters, required, validated
 from shared import decide
 from shared.decide import UNSET, Outcome
 from shared.errors import (
@@ -241,9 +241,7 @@ async def update_document(request: Request, services: ServicesDep, document_id: 
     """Change the metadata of a stored document by a merge-patch (RFC 7396), and its label."""
     if_match = conditional.of_change(request, services.clock)
     body.media_type(request, (MERGE_PATCH, body.JSON))
-    patch = parsed(DocumentPatchIn, body.parse(await body.read(request)))
-    if isinstance(patch, list):
-        raise Invalid("The patch has wrong fields.", errors=patch)
+    patch = required(DocumentPatchIn, body.parse(await body.read(request)))
     label = patch.label if "label" in patch.model_fields_set else UNSET
     operation = decide.Patch(patch.metadata, label)
     now = services.clock.stamp()
@@ -289,9 +287,7 @@ async def delete_document(request: Request, services: ServicesDep, document_id: 
 
 async def _read_document(request: Request, services: Services) -> tuple[DocumentIn, int]:
     """Return the document of a request, and the size of its body in bytes."""
-    if request.query_params:
-        errors = [FieldError.of(["query", key], "is not known") for key in request.query_params]
-        raise Invalid("The request has wrong parameters.", errors=errors)
+    refuse_parameters(request)
     body.media_type(request, (body.JSON,))
     raw = await body.read(request)
     document = validated(body.parse(raw), services.settings.max_content_bytes)

@@ -6,15 +6,13 @@ from typing import Final
 from uuid import UUID
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
 
 from api import body
 from api.deps import ServicesDep
-from api.errors import Invalid
 from api.openapi import problems, ref, request_body
 from api.pagination import place
-from api.schemas.problem import FieldError
 from api.schemas.reclassification import ReclassifiedOut, ReclassifyIn, ReclassifyOut
+from api.validation import required
 from shared.errors import BacklogFull, BrokerUnavailable, DocumentNotFound
 from shared.messages import Classified
 from shared.store import documents as store
@@ -92,11 +90,7 @@ async def reclassify_document(services: ServicesDep, document_id: UUID) -> Recla
 
 async def _read(request: Request) -> ReclassifyIn:
     body.media_type(request, (body.JSON,))
-    try:
-        return ReclassifyIn.model_validate(body.parse(await body.read(request)))
-    except ValidationError as error:
-        errors = [FieldError.found(each) for each in error.errors(include_url=False)]
-        raise Invalid("The request has wrong fields.", errors=errors) from error
+    return required(ReclassifyIn, body.parse(await body.read(request)))
 
 
 def _messages(found: Sequence[Reclassified]) -> Iterator[list[Reclassified]]:
