@@ -765,3 +765,14 @@ class TestRequestId:
         assert answer.startswith(b"HTTP/1.1 ")
         assert b"Set-Cookie" not in answer
         assert b"\0" not in answer
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/documents/reclassify", "/v1/dead-letters/replay", "/v1/classify", DOCUMENTS]
+)
+def test_a_body_of_very_many_fields_gets_one_error(client: httpx2.Client, path: str) -> None:
+    answer = client.post(path, json={f"field {number}": 1 for number in range(1_000)})
+    assert answer.status_code == 422
+    assert [each["detail"] for each in answer.json()["errors"]] == [
+        "must not have more than 20 fields"
+    ]
