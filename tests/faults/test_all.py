@@ -13,7 +13,7 @@ from tests.faults.broker import control
 from tests.faults.conftest import Case
 from tests.faults.site import Site, rss
 from tests.faults.test_processes import more
-from tests.stream import Stream, Text
+from tests.stream import LONG_PAUSE, PAUSE_SECONDS, Stream, Text
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -106,11 +106,13 @@ def test_a_random_mix(site: Site, case: Case, pytestconfig: pytest.Config) -> No
     choose = random.Random(seed)
 
     def mix(site: Site, stream: Stream) -> None:
+        stream.pause = LONG_PAUSE
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             fault = choose.choice(FAULTS)
             fault(site, choose)
             more(site, stream, choose.randrange(1, 400))
+        stream.pause = PAUSE_SECONDS
 
     case.run(site, mix, [f"`--seed {seed}` repeats it"], seconds=240)
 
