@@ -62,7 +62,7 @@ servers: $(VENVS)/dev/ready
 
 # Two at a time, as they wait for servers most of the time; a file's tests share theirs.
 test: servers  ## tests, on a real PostgreSQL and a real RabbitMQ
-	$(DEV)/pytest --numprocesses 2 --dist loadfile
+	$(DEV)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The container's run is one of its own: it has the broker's cases only, and other names in the table.
 FAULTS := $(DEV)/pytest tests/faults --matrix --table docs/reliability.md

@@ -19,6 +19,7 @@ from local.rabbitmq import Ports, RabbitMQ, find_rabbitmq
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "migrated"
+_SLOWEST_FIRST = ("end_to_end", "local", "worker", "faults", "fuzz", "api")
 _numbers = itertools.count(1)
 
 
@@ -31,6 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """End on SIGTERM as on Ctrl-C, so that fixtures stop their servers."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the folders whose tests wait longest go first, so that none is left alone at the end."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        return _SLOWEST_FIRST.index(folder) if folder in _SLOWEST_FIRST else len(_SLOWEST_FIRST)
+
+    items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -95,10 +106,25 @@ def own_postgres(tmp_path: Path) -> Iterator[Postgres]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def mortal_rabbitmq(server_folder: Path) -> Iterator[RabbitMQ]:
+    """A second RabbitMQ, see ``own_rabbitmq``: starting one takes ten seconds on a busy machine."""
+    yield from _rabbitmq(server_folder / "mortal-rabbitmq")
+
+
 @pytest.fixture
-def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A running RabbitMQ for one test, to be stopped and killed at will."""
-    yield from _rabbitmq(tmp_path / "rabbitmq")
+def own_rabbitmq(mortal_rabbitmq: RabbitMQ) -> RabbitMQ:
+    """A running RabbitMQ, to be stopped and killed at will; other tests have used it before."""
+    if not mortal_rabbitmq.pids():
+        mortal_rabbitmq.start()
+        mortal_rabbitmq.wait_ready()
+    return mortal_rabbitmq
+
+
+@pytest.fixture
+def own_broker_url(own_rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> str:
+    """A virtual host without queues on ``own_rabbitmq``."""
+    return own_rabbitmq.create_vhost(fresh_name(request))
 
 
 @pytest.fixture

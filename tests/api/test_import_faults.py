@@ -70,12 +70,16 @@ class Site:
 
 @pytest.fixture
 def site(
-    tmp_path: Path, processes: ExitStack, own_postgres: Postgres, own_rabbitmq: RabbitMQ
+    tmp_path: Path,
+    processes: ExitStack,
+    own_postgres: Postgres,
+    own_rabbitmq: RabbitMQ,
+    own_broker_url: str,
 ) -> Site:
-    database_url, broker_url = own_postgres.create_database(DATABASE), own_rabbitmq.url
+    database_url = own_postgres.create_database(DATABASE)
     migrate(database_url)
-    api = Api(tmp_path / "api", database_url, broker_url)
-    worker = Worker(tmp_path / "worker", database_url, broker_url)
+    api = Api(tmp_path / "api", database_url, own_broker_url)
+    worker = Worker(tmp_path / "worker", database_url, own_broker_url)
     running(processes, api, worker)
     client = processes.enter_context(api.client())
     poll(lambda: client.get("/readyz").status_code, lambda code: code == 200, seconds=30)

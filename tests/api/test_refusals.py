@@ -72,9 +72,13 @@ class Crowd:
 
 
 def test_refusals_are_quick_and_cost_no_memory(
-    own_rabbitmq: RabbitMQ, database_url: str, tmp_path: Path, processes: ExitStack
+    own_rabbitmq: RabbitMQ,
+    own_broker_url: str,
+    database_url: str,
+    tmp_path: Path,
+    processes: ExitStack,
 ) -> None:
-    api = Api(tmp_path / "api", database_url, own_rabbitmq.url)
+    api = Api(tmp_path / "api", database_url, own_broker_url)
     running(processes, api)
     client = processes.enter_context(api.client())
     crowd = Crowd(api, client)

@@ -16,6 +16,7 @@ from shared.queue import declare
 from tests.deadly import HANG, KILL, POISON
 from tests.end_to_end.conftest import Pipe
 from tests.end_to_end.texts import texts
+from tests.shared.broker import depth
 from tests.stack import Api, Worker, ledger, poll, running
 from tests.worker.bench import DeadlyWorker
 from worker.classify.artefact import DEFAULT, read
@@ -191,17 +192,21 @@ def test_a_death_is_told_at_once(deadly: httpx2.Client) -> None:
 
 @pytest.mark.rabbitmq
 def test_a_broker_that_is_killed_and_comes_back(
-    tmp_path: Path, database_url: str, own_rabbitmq: RabbitMQ, processes: ExitStack
+    tmp_path: Path,
+    database_url: str,
+    own_rabbitmq: RabbitMQ,
+    own_broker_url: str,
+    processes: ExitStack,
 ) -> None:
     # A node that is killed within moments of making a queue comes back with a queue that has no
     # leader: its directory was not on disk yet. These are older.
-    with Connection(own_rabbitmq.url) as connection:
+    with Connection(own_broker_url) as connection:
         declare(connection)
     own_rabbitmq.stop()
     own_rabbitmq.start()
     own_rabbitmq.wait_ready()
-    api = Api(tmp_path / "api", database_url, own_rabbitmq.url)
-    worker = Worker(tmp_path / "worker", database_url, own_rabbitmq.url, WORKER_CONCURRENCY="2")
+    api = Api(tmp_path / "api", database_url, own_broker_url)
+    worker = Worker(tmp_path / "worker", database_url, own_broker_url, WORKER_CONCURRENCY="2")
     running(processes, api, worker)
     with api.client() as client:
         until_answered(client)
@@ -222,20 +227,20 @@ def test_a_broker_that_is_killed_and_comes_back(
 
 @pytest.mark.rabbitmq
 def test_who_waits_for_a_reply_is_told_at_once_that_the_broker_is_gone(
-    tmp_path: Path, database_url: str, own_rabbitmq: RabbitMQ, processes: ExitStack
+    tmp_path: Path,
+    database_url: str,
+    own_rabbitmq: RabbitMQ,
+    own_broker_url: str,
+    processes: ExitStack,
 ) -> None:
-    api = Api(tmp_path / "api", database_url, own_rabbitmq.url)
-    worker = DeadlyWorker(tmp_path / "worker", database_url, own_rabbitmq.url)
+    api = Api(tmp_path / "api", database_url, own_broker_url)
+    worker = DeadlyWorker(tmp_path / "worker", database_url, own_broker_url)
     running(processes, api, worker)
     with api.client() as client, ThreadPoolExecutor(1) as threads:
         until_answered(client)
         waiting = threads.submit(client.post, CLASSIFY, json={"content": HANG})
-        poll(lambda: queues(own_rabbitmq)["classify"], lambda waiting: waiting == 0, 10)
+        poll(lambda: depth(own_broker_url, "classify"), lambda waiting: waiting == 0, 10)
         own_rabbitmq.kill()
         response = waiting.result()
         assert response.status_code == 503
         assert response.elapsed.total_seconds() < 4
-
-
-def queues(rabbitmq: RabbitMQ) -> dict[str, int]:
-    return {each["name"]: each.get("messages", 0) for each in rabbitmq.api("GET", "queues")}

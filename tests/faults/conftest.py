@@ -11,7 +11,7 @@ import pytest
 from local.ports import free_ports
 from local.postgres import Postgres
 from local.rabbitmq import RabbitMQ
-from tests.conftest import _rabbitmq, fresh_name, migrate
+from tests.conftest import fresh_name, migrate
 from tests.faults import table
 from tests.faults.broker import container
 from tests.faults.site import Site
@@ -73,11 +73,14 @@ def mortal_postgres(server_folder: Path) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def mortal_rabbitmq(server_folder: Path, pytestconfig: pytest.Config) -> Iterator[RabbitMQ]:
-    """A RabbitMQ that each case may kill, and leaves running."""
-    folder = server_folder / "mortal-rabbitmq"
-    image = pytestconfig.getoption("--container", default=None)
-    yield from container(folder, image) if image else _rabbitmq(folder)
+def mortal_rabbitmq(
+    request: pytest.FixtureRequest, server_folder: Path, pytestconfig: pytest.Config
+) -> Iterator[RabbitMQ]:
+    """A RabbitMQ that each case may kill, and leaves running: the other tests', or a container."""
+    if image := pytestconfig.getoption("--container", default=None):
+        yield from container(server_folder / "contained-rabbitmq", image)
+    else:
+        yield request.getfixturevalue("mortal_rabbitmq")
 
 
 @pytest.fixture

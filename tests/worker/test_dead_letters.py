@@ -469,11 +469,15 @@ def test_a_large_payload_is_shown_in_part(office: Office) -> None:
 
 
 def test_letters_outlive_the_database_and_the_broker(
-    own_postgres: Postgres, own_rabbitmq: RabbitMQ, tmp_path: Path, processes: ExitStack
+    own_postgres: Postgres,
+    own_rabbitmq: RabbitMQ,
+    own_broker_url: str,
+    tmp_path: Path,
+    processes: ExitStack,
 ) -> None:
     url = own_postgres.create_database("postroom_dead")
     migrate(url)
-    office = Office(processes, tmp_path, url, own_rabbitmq.url)
+    office = Office(processes, tmp_path, url, own_broker_url)
     own_postgres.stop()
     one = document(str(uuid4()))
     office.put(b"no JSON", fresh())
