@@ -15,9 +15,14 @@ REFERENCE = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit(TEXTS)
 OURS = Vectoriser(REFERENCE.get_feature_names_out().tolist(), REFERENCE.idf_)
 
 
+# So much text that its words are found in the table.
+MUCH = "rain in Spain " * 2_000
+
+
 def assert_equal(texts: list[str]) -> None:
-    expected = REFERENCE.transform(texts).toarray()
-    np.testing.assert_allclose(OURS.transform(texts).toarray(), expected, rtol=1e-5, atol=1e-7)
+    for some in (texts, [*texts, MUCH]):
+        expected = REFERENCE.transform(some).toarray()
+        np.testing.assert_allclose(OURS.transform(some).toarray(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_gives_what_scikit_learn_gives() -> None:
