@@ -31,6 +31,7 @@ from api.routes import (
     stats,
 )
 from api.settings import ApiSettings
+from api.shortcut import Shortcut
 from shared.logs import configure_logs
 from shared.settings import load
 
@@ -80,6 +81,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.router.routes.insert(0, Route(f"{_ASSETS}/{_REDOC}", _redoc))
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestId)
+    app.add_middleware(Shortcut)
     errors.install(app)
     openapi.install(app)
     for route in (

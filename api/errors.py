@@ -156,12 +156,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(PostroomError)
     async def domain(request: Request, error: PostroomError) -> Response:
-        status, detail, seconds = _DOMAIN[type(error)]
-        if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            # Thousands a second in an outage; that there is one is said once, where it is noticed.
-            logger.debug("request refused", error=type(error).__name__, reason=str(error))
-        headers = {"Retry-After": str(seconds)} if seconds else None
-        return render(request, status, detail, headers=headers)
+        return refused(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
@@ -189,6 +184,16 @@ def install(app: FastAPI) -> None:
         # This answer goes out above the middleware that says the id in all others.
         headers = {"X-Request-Id": request.state.request_id}
         return render(request, Problem.status, "Postroom failed. Its log says why.", (), headers)
+
+
+def refused(request: Request, error: PostroomError) -> Response:
+    """Return the response to a request that an error of the domain has ended."""
+    status, detail, seconds = _DOMAIN[type(error)]
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        # Thousands a second in an outage; that there is one is said once, where it is noticed.
+        logger.debug("request refused", error=type(error).__name__, reason=str(error))
+    headers = {"Retry-After": str(seconds)} if seconds else None
+    return render(request, status, detail, headers=headers)
 
 
 def _named(request: Request) -> set[str]:

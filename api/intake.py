@@ -104,6 +104,11 @@ def _made_id(document: DocumentIn) -> UUID:
     return uuid5(NAMESPACE, orjson.dumps([document.source, document.external_id]).decode())
 
 
+def _give_up(confirmed: "asyncio.Future[Receipt]") -> None:
+    if not confirmed.done():
+        confirmed.set_exception(BrokerUnavailable("no confirm in time"))
+
+
 class Receipt(NamedTuple):
     """What was confirmed: the message, and the place in it of the first of one's documents."""
 
@@ -226,15 +231,17 @@ class Intake:
         self._backlog.check()
         if self._waiting_bytes + size > _WAITING_BYTES:
             raise BrokerUnavailable("too much waits to be published")
-        confirmed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        confirmed: asyncio.Future[Receipt] = loop.create_future()
         self._waiting.append(_Waiting(documents, size, batch, confirmed))
         self._waiting_bytes += size
         self._publish_waiting()
+        # Cheaper than `asyncio.timeout`, which cancels the task and has to tell why it did.
+        patience = loop.call_later(_CONFIRM_SECONDS, _give_up, confirmed)
         try:
-            async with asyncio.timeout(_CONFIRM_SECONDS):
-                return await confirmed
-        except TimeoutError as error:
-            raise BrokerUnavailable("no confirm in time") from error
+            return await confirmed
+        finally:
+            patience.cancel()
 
     def _publish_waiting(self) -> None:
         """Hand messages to the free threads."""

@@ -12,6 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _FINE: Final = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
 
+def request_id(sent: str) -> str:
+    """Return the id of a request: that which the client has `sent`, if it is fine, or a new one."""
+    return sent if _FINE.fullmatch(sent) else token_hex(16)
+
+
 class RequestId:
     """Says an id in the answer and in every log line of the request.
 
@@ -26,16 +31,15 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if _FINE.fullmatch(sent) else token_hex(16)
-        scope.setdefault("state", {})["request_id"] = request_id
+        own = request_id(Headers(scope=scope).get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = own
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message)["X-Request-Id"] = own
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=own):
             await self._app(scope, receive, send_with_id)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import body, conditional
+from api import body, conditional, responses
 from api.batch import Batch, read_batch
 from api.deps import Services, ServicesDep
 from api.errors import Invalid
@@ -39,7 +39,7 @@ from shared.models import Document as Row
 from shared.store import documents as store
 from shared.store.documents import MetadataTooLarge
 
-router = APIRouter(prefix="/v1/documents", tags=["documents"])
+router = APIRouter(prefix=responses.DOCUMENTS, tags=["documents"])
 
 _CONDITIONAL_WAIT_SECONDS: Final = 5
 """How long a conditional write waits for its outcome, if the client does not say."""
@@ -133,6 +133,7 @@ async def create_document(request: Request, services: ServicesDep) -> Response:
     With an `Idempotency-Key` a document that has neither `id` nor `external_id` is made once,
     however often it is sent.
     """
+    # What has none of all this comes here only if something is wrong, see `api.shortcut`.
     conditional.refuse(request)
     key = idempotency_key(request)
     document, size = await _read_document(request, services)
@@ -301,7 +302,9 @@ async def _accept(
 ) -> Response:
     """Have a document published; answer at once or, if that is wanted, with what became of it."""
     receipt = await services.intake.accept(message, size)
-    path = f"{request.scope.get('root_path', '')}{router.prefix}/{message['id']}"
+    accepted, path = responses.accepted(
+        message, receipt.envelope.task_id, request.scope.get("root_path", "")
+    )
     headers = {"Location": path} | wanted.headers
     if wanted.seconds is not None:
         waited = await _outcome(services, message, receipt, wanted.seconds)
@@ -309,13 +312,6 @@ async def _accept(
             outcome, row = waited
             status = HTTPStatus.CREATED if outcome is Outcome.CREATED else HTTPStatus.OK
             return _stored(status, row, headers)
-    accepted = {
-        "id": message["id"],
-        "revision": message["stamp"],
-        "task_id": receipt.envelope.task_id,
-        "status": "accepted",
-        "accepted_at": message["accepted_at"],
-    }
     return json_response(HTTPStatus.ACCEPTED, accepted, headers)
 
 
