@@ -1,9 +1,10 @@
-"""Compare Postroom with one Celery task per document: `python -m benchmarks.pipe`, `make bench`.
+"""Compare Postroom with one Celery task per document, and with what its parts allow.
 
-Both stacks run on one PostgreSQL and one RabbitMQ that are made for it, with one API process and
-one worker process each. They are measured in turns, and only the one that is measured runs: what
-else the machine does in a round, both feel. Absolute figures hold for that machine and hour only,
-all the more as client and servers share the cores; the ratios are what counts.
+`python -m benchmarks.pipe`, `make bench`. Both stacks run on one PostgreSQL and one RabbitMQ that
+are made for it, with one API process and one worker each, of one child or of two. They are measured
+in turns, and only the one that is measured runs: what else the machine does in a round, both feel,
+and so do the limits. Absolute figures hold for that machine and hour only, all the more as client
+and servers share the cores; the ratios are what counts.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,29 +21,33 @@ from typing import Final
 
 import orjson
 
+from benchmarks import limits
 from benchmarks.load import latency, post_all
-from benchmarks.stack import Stack, stacks
+from benchmarks.stack import Program, Stack, bare, stacks
 from benchmarks.texts import texts
 from local.server import ServerError, wait_until
 
 CONNECTIONS: Final = 64
 CROWD: Final = 256
 BATCH: Final = 100
+BIG_BATCH: Final = 500
 WARM_UP: Final = 200
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 
 _DRAIN_SECONDS: Final = 300.0
 
-# Figure, what the table calls it, and the factor or limit wanted.
+# Figure, what the table calls it, the baseline's figure, the limit's, and what is wanted.
 _ROWS: Final = (
-    ("accepted", "accepted, documents/s", "≥ 3x"),
-    ("crowd_stored", "classified and stored, documents/s", "≥ 10x"),
-    ("batch_stored", f"the same, sent in batches of {BATCH}", ""),
-    ("stored", f"the same, sent over {CONNECTIONS} connections", ""),
-    ("accepted_cpu_ms", "API, processor ms per document", ""),
-    ("crowd_stored_cpu_ms", "worker, processor ms per document", ""),
-    ("accepted_ms_p50", "idle: until the 202, ms", "< 20"),
-    ("stored_ms_p50", "idle: until stored, ms", "≤ 100"),
+    ("accepted", "accepted, documents/s", "accepted", "bare", "≥ 5x, ≥ 70 %"),
+    ("batches_accepted", f"accepted in batches of {BIG_BATCH}", "accepted", "parsed", "≥ 50 %"),
+    ("crowd_stored", "stored, sent over 256 connections", "stored", "", "≥ 10x"),
+    ("batch_stored", f"stored, sent in batches of {BATCH}", "stored", "", ""),
+    ("stored", f"stored, sent over {CONNECTIONS} connections", "stored", "", ""),
+    ("pair_stored", "stored in batches, two children", "pair_stored", "stages", "≥ 18x, ≥ 75 %"),
+    ("accepted_cpu_ms", "API, processor ms per document", "accepted_cpu_ms", "", ""),
+    ("pair_stored_cpu_ms", "worker, processor ms per document", "pair_stored_cpu_ms", "", ""),
+    ("accepted_ms_p50", "idle: until the 202, ms", "accepted_ms_p50", "", "< 20"),
+    ("stored_ms_p50", "idle: until stored, ms", "stored_ms_p50", "", "≤ 100"),
 )
 
 
@@ -91,21 +96,41 @@ class Bench:
             cpu = api.cpu_seconds() - before
         self.figures.add("accepted", self._documents / seconds)
         self.figures.add("accepted_cpu_ms", 1000 * cpu / self._documents)
-        self._drain("stored", WARM_UP + self._documents)
+        self._drain("stored", WARM_UP + self._documents, self.stack.worker)
+
+    def pair(self) -> None:
+        """Accept single documents as above, and let two children drain the queue."""
+        with self.stack.api:
+            post_all(self.stack.documents_url, self._take(self._documents), CONNECTIONS)
+        self._drain("pair_stored", self._documents, self.stack.pair)
 
     def crowd(self) -> None:
         """Accept single documents from many clients with the worker stopped, drain the queue."""
         with self.stack.api:
             post_all(self.stack.documents_url, self._take(self._documents), CROWD)
-        self._drain("crowd_stored", self._documents)
+        self._drain("crowd_stored", self._documents, self.stack.worker)
 
     def batches(self) -> None:
         """Accept documents in batches, which are messages of their own, and drain the queue."""
-        count = self._documents // BATCH
-        batches = [b"[" + b",".join(self._take(BATCH)) + b"]" for _ in range(count)]
+        for name, worker, factor in (
+            ("batch_stored", self.stack.worker, 1),
+            ("pair_stored", self.stack.pair, 2),
+        ):
+            count = factor * self._documents // BATCH
+            with self.stack.api:
+                post_all(f"{self.stack.documents_url}/batch", self._batches(count, BATCH), 2)
+            self._drain(name, count * BATCH, worker)
+
+    def big_batches(self) -> None:
+        """Accept documents in larger batches; nobody stores them."""
+        count = 4 * self._documents // BIG_BATCH
+        batches = self._batches(count + 2, BIG_BATCH)
         with self.stack.api:
-            post_all(f"{self.stack.documents_url}/batch", batches, 2)
-        self._drain("batch_stored", count * BATCH)
+            url = f"{self.stack.documents_url}/batch"
+            post_all(url, batches[:2], 2)
+            seconds = post_all(url, batches[2:], 4)
+        self.stack.purge()
+        self.figures.add("batches_accepted", count * BIG_BATCH / seconds)
 
     def idle(self) -> None:
         """Send one document at a time to a stack that has nothing else to do."""
@@ -120,14 +145,17 @@ class Bench:
     def _take(self, count: int) -> list[bytes]:
         return list(islice(self._bodies, count))
 
-    def _drain(self, name: str, documents: int) -> None:
-        """Run the worker until `documents` are stored; empty the tables.
+    def _batches(self, count: int, size: int) -> list[bytes]:
+        return [b"[" + b",".join(self._take(size)) + b"]" for _ in range(count)]
+
+    def _drain(self, name: str, documents: int, program: Program) -> None:
+        """Run a worker until `documents` are stored; empty the tables.
 
         The rate is that between the first commit and the last: the worker's start and its first
         message, which opens the connection to the database, are left out.
         """
         stack = self.stack
-        with stack.worker as worker:
+        with program as worker:
             wait_until(lambda: bool(stack.stored()), _DRAIN_SECONDS)
             before, cpu_before = stack.stored(), worker.cpu_seconds()
             if not wait_until(lambda: stack.stored() == documents, _DRAIN_SECONDS):
@@ -141,48 +169,90 @@ class Bench:
         self.figures.add(f"{name}_message_documents", documents / len(commits))
 
 
-def measure(scale: Scale, contents: Sequence[str]) -> tuple[Figures, Figures]:
-    """Measure both stacks in turns; return our figures and the baseline's."""
+class Limits:
+    """Measures what the parts allow, each alone."""
+
+    def __init__(self, folder: Path, database: Stack, contents: Sequence[str], count: int) -> None:
+        self.figures = Figures()
+        self._database = database
+        self._contents = contents
+        self._program, self._url = bare(folder)
+        self._bodies = [orjson.dumps({"content": each}) for each in islice(cycle(contents), count)]
+
+    def measure(self) -> None:
+        """Measure each part once."""
+        with self._program as api:
+            post_all(self._url, self._bodies[:WARM_UP], CONNECTIONS)
+            before = api.cpu_seconds()
+            seconds = post_all(self._url, self._bodies, CONNECTIONS)
+            cpu = api.cpu_seconds() - before
+        self.figures.add("bare", len(self._bodies) / seconds)
+        self.figures.add("bare_cpu_ms", 1000 * cpu / len(self._bodies))
+        self.figures.add("parsed", limits.parse(self._contents, BIG_BATCH))
+        stages = {
+            "predict": limits.predict(self._contents, 2),
+            "store": limits.store_rate(self._contents, 2, self._database.database_url),
+            "decode": limits.decode(self._contents, 2),
+        }
+        self._database.empty()
+        for name, rate in stages.items():
+            self.figures.add(name, rate)
+        self.figures.add("stages", 1 / sum(1 / rate for rate in stages.values()))
+
+
+def measure(scale: Scale, contents: Sequence[str]) -> tuple[Figures, Figures, Figures]:
+    """Measure both stacks and the limits in turns; return our figures, the baseline's, theirs."""
     with (
         tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
         stacks(Path(folder)) as (our_stack, baseline_stack),
     ):
         ours = Bench(our_stack, contents, scale.ours, scale.single)
         baseline = Bench(baseline_stack, contents, scale.baseline, scale.single)
+        alone = Limits(Path(folder), our_stack, contents, scale.ours)
         for number in range(1, scale.rounds + 1):
             print(f"round {number} of {scale.rounds}", file=sys.stderr, flush=True)
             for bench in (ours, baseline):
                 bench.singles()
-            ours.crowd()
+            alone.measure()
             ours.batches()
+            baseline.pair()
+            ours.crowd()
+            ours.big_batches()
             for bench in (ours, baseline):
                 bench.idle()
-    return ours.figures, baseline.figures
+    return ours.figures, baseline.figures, alone.figures
 
 
-def results(ours: Figures, baseline: Figures) -> dict[str, float]:
-    """Return the medians of both, and of the rounds' ratios: the two of a round ran side by side.
+def results(ours: Figures, baseline: Figures, alone: Figures) -> dict[str, float]:
+    """Return the medians of all, and of the rounds' ratios: what is compared ran side by side.
 
-    Keys: `NAME` for ours, `baseline_NAME`, and `NAME_vs_baseline` for ours divided by theirs.
+    Keys: `NAME` for ours, `baseline_NAME`, `limit_NAME`; `NAME_vs_baseline`, `NAME_vs_limit`.
     """
-    found: dict[str, float] = {}
-    for name, values in ours.values.items():
-        found[name] = median(values)
-        # The baseline's messages are of one document, however they are sent.
-        plain = name.removeprefix("batch_").removeprefix("crowd_")
-        theirs = baseline.values.get(name) or baseline.values[plain]
-        found[f"baseline_{name}"] = median(theirs)
-        pairs = zip(values, theirs, strict=True)
-        found[f"{name}_vs_baseline"] = median(our / their for our, their in pairs)
+    found: dict[str, float] = {name: median(values) for name, values in ours.values.items()}
+    for prefix, figures in (("baseline", baseline), ("limit", alone)):
+        for name, values in figures.values.items():
+            found[f"{prefix}_{name}"] = median(values)
+    for name, _, theirs, limit, _ in _ROWS:
+        pairs = ("baseline", baseline.values.get(theirs)), ("limit", alone.values.get(limit))
+        for kind, others in pairs:
+            if others:
+                both = zip(ours.values[name], others, strict=True)
+                found[f"{name}_vs_{kind}"] = median(our / other for our, other in both)
     return found
 
 
-def table(found: dict[str, float], names: Iterable[tuple[str, str, str]]) -> str:
+def table(found: dict[str, float]) -> str:
     """Return the figures as text, a row each."""
-    lines = [f"{'':40}{'postroom':>10}{'baseline':>10}{'ratio':>9}   wanted"]
-    for name, title, wanted in names:
-        pair = f"{found[name]:>10,.2f}{found[f'baseline_{name}']:>10,.2f}"
-        lines.append(f"{title:40}{pair}{found[f'{name}_vs_baseline']:>8.2f}x   {wanted}".rstrip())
+    heads = ("postroom", "baseline", "ratio", "limit", "of it")
+    lines = [f"{'':40}" + "".join(f"{head:>10}" for head in heads) + "   wanted"]
+    for name, title, theirs, limit, wanted in _ROWS:
+        row = f"{title:40}{found[name]:>10,.2f}{found[f'baseline_{theirs}']:>10,.2f}"
+        row += f"{found[f'{name}_vs_baseline']:>9.2f}x"
+        if limit:
+            row += f"{found[f'limit_{limit}']:>10,.0f}{100 * found[f'{name}_vs_limit']:>8.0f} %"
+        else:
+            row += " " * 20
+        lines.append(f"{row}   {wanted}".rstrip())
     return "\n".join(lines)
 
 
@@ -200,11 +270,11 @@ def main() -> None:
         sys.exit(f"postroom: {error}")
     print(
         f"medians of {scale.rounds} rounds on {os.cpu_count()} cores, Python"
-        f" {platform.python_version()}; {source}; one API and one worker process each;\n"
+        f" {platform.python_version()}; {source}; one API process each;\n"
         f"{CONNECTIONS} connections made messages of {found['stored_message_documents']:.1f}"
         f" documents, {CROWD} of {found['crowd_stored_message_documents']:.1f}\n"
     )
-    print(table(found, _ROWS))
+    print(table(found))
     about = {"texts": source, "rounds": scale.rounds, "cores": os.cpu_count()}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_bytes(orjson.dumps(about | found, option=orjson.OPT_INDENT_2) + b"\n")

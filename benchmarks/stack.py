@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg2
+from kombu import Connection
 from sqlalchemy import create_engine
 
 from benchmarks.baseline.table import Base
@@ -18,6 +19,8 @@ from local.ports import LOOPBACK, free_ports
 from local.postgres import Postgres
 from local.rabbitmq import Ports, RabbitMQ
 from local.server import Command, Server, clean_environment, family
+from shared.messages import INGEST_QUEUE
+from shared.queue import QUEUES
 
 # One thread a process for linear algebra, in both stacks.
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -69,10 +72,12 @@ class Stack:
     Attributes:
         name: for people.
         api: serves `documents_url`.
-        worker: takes what the API sent.
+        worker: takes what the API sent, with one child.
+        pair: the same with two children.
         documents_url: takes one document.
         database_url: has the table `documents`.
         database: our own look into it.
+        broker_url: has the queue of documents.
         commits_sql: (documents, seconds since the epoch) of each commit, in their order.
         tables: what a new measurement empties.
     """
@@ -80,9 +85,11 @@ class Stack:
     name: str
     api: Program
     worker: Program
+    pair: Program
     documents_url: str
     database_url: str
     database: psycopg2.extensions.connection
+    broker_url: str
     commits_sql: str
     tables: str
 
@@ -90,6 +97,11 @@ class Stack:
         """Forget all documents; none may be on its way."""
         self._query(f"TRUNCATE {self.tables}")
         self._query("CHECKPOINT")  # so that none falls into the measurement
+
+    def purge(self) -> None:
+        """Forget what waits to be stored."""
+        with Connection(self.broker_url) as connection:
+            QUEUES[INGEST_QUEUE](connection.default_channel).purge()
 
     def commits(self) -> list[tuple[int, float]]:
         """Return (documents, seconds since the epoch) of each commit so far."""
@@ -146,9 +158,11 @@ def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1
         name="postroom",
         api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
         worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": str(children)}),
+        pair=Program(folder / "pair", ["worker"], env | {"WORKER_CONCURRENCY": "2"}),
         documents_url=f"{url}/v1/documents",
         database_url=env["DATABASE_URL"],
         database=_look_into(env["DATABASE_URL"]),
+        broker_url=env["BROKER_URL"],
         commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
         " ORDER BY committed_at",
         tables="documents, document_events, ledger",
@@ -163,18 +177,28 @@ def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
     [port] = free_ports(1)
     url = f"http://{LOOPBACK}:{port}"
     api = ["benchmarks.baseline.api", str(port)]
-    worker = ["celery", "--app=benchmarks.baseline.worker", "worker", "--concurrency=1"]
+    worker = ["celery", "--app=benchmarks.baseline.worker", "worker"]
     return Stack(
         name="baseline",
         api=Program(folder / "baseline-api", api, env, f"{url}/livez"),
-        worker=Program(folder / "baseline-worker", worker, env),
+        worker=Program(folder / "baseline-worker", [*worker, "--concurrency=1"], env),
+        pair=Program(folder / "baseline-pair", [*worker, "--concurrency=2"], env),
         documents_url=f"{url}/documents",
         database_url=env["DATABASE_URL"],
         database=_look_into(env["DATABASE_URL"]),
+        broker_url=env["BROKER_URL"],
         commits_sql="SELECT 1, extract(epoch FROM created_at)::float8 FROM documents"
         " ORDER BY created_at",
         tables="documents",
     )
+
+
+def bare(folder: Path) -> tuple[Program, str]:
+    """Return the API that does nothing, not yet started, and the URL that takes one document."""
+    [port] = free_ports(1)
+    url = f"http://{LOOPBACK}:{port}"
+    argv = ["benchmarks.baseline.bare", str(port)]
+    return Program(folder / "bare", argv, {}, f"{url}/livez"), f"{url}/documents"
 
 
 def environment(database_url: str, broker_url: str) -> dict[str, str]:

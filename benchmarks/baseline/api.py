@@ -50,10 +50,10 @@ def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
-def main() -> None:
+def serve(app: FastAPI) -> None:
     """Serve on the port that the command line gives, as Postroom's API is served."""
     uvicorn.run(
-        api,
+        app,
         port=int(sys.argv[1]),
         loop="uvloop",
         http="httptools",
@@ -64,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(api)

@@ -1,0 +1,139 @@
+"""What each stage allows when nothing else is done: the limits that the pipe is measured against.
+
+Each is measured by as many processes at once as the pipe has, on the same cores and servers.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from itertools import cycle, islice
+from multiprocessing import get_context
+from typing import Final
+from uuid import uuid4
+
+import orjson
+from kombu.serialization import loads
+from uuid_utils.compat import uuid7
+
+from api.schemas.document import DocumentIn
+from api.settings import MAX_BODY_BYTES
+from api.validation import validated
+from shared.account import Account
+from shared.db import Database
+from shared.decide import UNSET, Prediction, Put
+from shared.messages import Document, Envelope, read_documents
+from shared.queue import celery_app
+from shared.store import documents as store
+from shared.store.documents import Write
+from worker.classify.artefact import DEFAULT, read
+
+MESSAGE: Final = 100
+"""Documents of a message."""
+
+_SECONDS: Final = 2.0
+_MESSAGES: Final = 20
+
+
+def predict(contents: Sequence[str], processes: int) -> float:
+    """Return how many documents a second so many processes classify, in messages."""
+    return _together(_predict, processes, list(contents))
+
+
+def store_rate(contents: Sequence[str], processes: int, database_url: str) -> float:
+    """Return how many new documents a second so many processes write, a transaction a message."""
+    return _together(_store, processes, list(contents), database_url)
+
+
+def decode(contents: Sequence[str], processes: int) -> float:
+    """Return how many documents a second so many processes read from messages' bytes."""
+    return _together(_decode, processes, list(contents))
+
+
+def parse(contents: Sequence[str], batch: int) -> float:
+    """Return how many documents a second one process parses and validates, in batches."""
+    return _together(_parse, 1, list(contents), batch)
+
+
+def _together(work: Callable[..., Iterator[int]], processes: int, *args: object) -> float:
+    """Return the sum of what each process does in a second, while all of them do it."""
+    start = time.time() + 3  # by then all are ready: they import and prepare meanwhile
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        rates = [pool.submit(_rate, work, start, args) for _ in range(processes)]
+        return sum(each.result() for each in rates)
+
+
+def _rate(work: Callable[..., Iterator[int]], start: float, args: tuple[object, ...]) -> float:
+    steps = work(*args)
+    next(steps)  # once, before time counts
+    time.sleep(max(0.0, start - time.time()))
+    done, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < _SECONDS:
+        done += next(steps)
+    return done / seconds
+
+
+def _messages(contents: Sequence[str]) -> Iterator[list[str]]:
+    """Yield messages without end, the same after a while."""
+    texts = cycle(contents)
+    return cycle([list(islice(texts, MESSAGE)) for _ in range(_MESSAGES)])
+
+
+def _predict(contents: Sequence[str]) -> Iterator[int]:
+    model = read(DEFAULT)
+    for texts in _messages(contents):
+        model.classify(texts)
+        yield len(texts)
+
+
+def _decode(contents: Sequence[str]) -> Iterator[int]:
+    celery_app("memory://")  # registers how messages are written and read
+    bodies = [
+        orjson.dumps([[], {"documents": _documents(texts)}, {}])
+        for texts in islice(_messages(contents), _MESSAGES)
+    ]
+    for body in cycle(bodies):
+        _, arguments, _ = loads(body, "application/json", "utf-8", force=True)
+        yield len(read_documents(arguments["documents"]))
+
+
+def _store(contents: Sequence[str], database_url: str) -> Iterator[int]:
+    database = Database(
+        database_url.replace("postgresql:", "postgresql+psycopg2:"),
+        pool_size=1,
+        statement_seconds=60,
+        application="limit",
+        pre_ping=False,
+    )
+    account = Account(uuid4())
+    prediction = Prediction("sci.space", 0.75, "limit")
+    for texts in _messages(contents):
+        documents = _documents(texts)
+        envelope: Envelope = account.number(len(documents))
+        with database.transaction() as session:
+            store.write(session, envelope, [_write(each, prediction) for each in documents], ())
+        yield len(documents)
+
+
+def _parse(contents: Sequence[str], batch: int) -> Iterator[int]:
+    texts = cycle(contents)
+    bodies = [orjson.dumps([{"content": each} for each in islice(texts, batch)]) for _ in range(4)]
+    for body in cycle(bodies):
+        documents = [validated(each, MAX_BODY_BYTES) for each in orjson.loads(body)]
+        assert all(isinstance(each, DocumentIn) for each in documents)
+        yield len(documents)
+
+
+def _documents(texts: Sequence[str]) -> list[Document]:
+    now = datetime.now(UTC).isoformat()
+    return [
+        {"id": str(uuid7()), "stamp": time.time_ns() // 1000, "accepted_at": now, "content": each}
+        for each in texts
+    ]
+
+
+def _write(document: Document, prediction: Prediction) -> Write:
+    content = document["content"]
+    digest = store.hash_content(content)
+    put = Put(document["stamp"], digest, {}, None, None, UNSET, prediction)
+    return Write(document["id"], put, content, document["accepted_at"])
