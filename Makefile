@@ -75,7 +75,7 @@ guards: $(VENVS)/dev/ready  ## take each guard away once, and see its fault lose
 	$(DEV)/python -m tests.faults.guards --table docs/reliability.md
 
 fuzz: servers    ## Schemathesis over the running API, thousands of cases (CASES= for each operation and phase)
-	$(DEV)/pytest tests/fuzz --examples $(or $(CASES),100)
+	$(DEV)/pytest tests/fuzz -rP --examples $(or $(CASES),100)
 
 check: lint test  ## what CI runs
 
