@@ -1,6 +1,6 @@
 """Import a million lines, 1.5 GB: `python -m benchmarks.imports`.
 
-The real stack: PostgreSQL, RabbitMQ, one API process and one worker process. The body is made while
+The real stack: PostgreSQL, RabbitMQ, one API process, two worker children. The body is made while
 it is sent, and kept nowhere. At 60 % the connection is cut; then the same body is sent again with
 the same key. In the end every line must be one document. Meanwhile single documents are posted,
 with `Prefer: wait=5`, and single texts are classified, as somebody would who knows of no import.
@@ -133,7 +133,7 @@ def measure(stack: Stack, posts: list[str], lines: int, line_bytes: int) -> dict
     """
     url = stack.documents_url.removesuffix("/v1/documents")
     deadline = 60 + lines * _SECONDS_A_LINE
-    with stack.api as api, stack.worker:
+    with stack.api as api, stack.pair:
         client = httpx2.Client(base_url=url, timeout=deadline, trust_env=False)
         warm = _send(client, Body("warm-up", posts, _WARM_UP, line_bytes))
         _done(client, warm["id"], deadline)
@@ -264,7 +264,7 @@ def main() -> None:
                 found = measure(ours, posts, options.lines, options.line_bytes)
         except (ServerError, RuntimeError) as error:
             sys.exit(f"postroom: {error}")
-    print(f"{source}; {os.cpu_count()} cores; one API and one worker process")
+    print(f"{source}; {os.cpu_count()} cores; one API process, two worker children")
     for name, value in found.items():
         print(f"{name:32}{value:>14,.1f}")
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The client: posts bodies over many connections, from a process of its own."""
+"""The client: asks over many connections, from a process of its own."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from multiprocessing import get_context
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter, sleep, time
 from typing import Final, TypeVar
 
 import aiohttp
@@ -24,6 +24,21 @@ _DEADLINE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What many requests took: seconds in all, the median and the 99th percentile in ms."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+
+    @property
+    def rate(self) -> float:
+        """Requests a second."""
+        return self.requests / self.seconds
+
+
+@dataclass(frozen=True)
 class Latency:
     """Medians in milliseconds, from the request's start: to the 202, and to the row."""
 
@@ -31,13 +46,35 @@ class Latency:
     stored: float
 
 
-def post_all(url: str, bodies: Sequence[bytes], connections: int) -> float:
-    """Post every body, each connection one after the other; return the seconds it took.
+def post_all(
+    url: str, bodies: Sequence[bytes], connections: int, status: int = HTTPStatus.ACCEPTED
+) -> Answered:
+    """Post every body, each connection one after the other.
+
+    Raises:
+        RuntimeError: an answer was not `status`.
+    """
+    return _elsewhere(_all, "POST", [url] * len(bodies), bodies, connections, status)
+
+
+def get_all(urls: Sequence[str], connections: int) -> Answered:
+    """Get every URL, each connection one after the other.
+
+    Raises:
+        RuntimeError: an answer was not 200.
+    """
+    return _elsewhere(_all, "GET", urls, [b""] * len(urls), connections, HTTPStatus.OK)
+
+
+def post_evenly(url: str, bodies: Sequence[bytes], per_second: float) -> list[tuple[str, float]]:
+    """Post bodies at a steady rate, whether answered or not; return id and time sent of each.
+
+    Times are in seconds since the epoch.
 
     Raises:
         RuntimeError: an answer was not 202.
     """
-    return _elsewhere(_post_all, url, bodies, connections)
+    return _elsewhere(_evenly, url, bodies, per_second)
 
 
 def latency(url: str, database_url: str, bodies: Sequence[bytes]) -> Latency:
@@ -56,29 +93,70 @@ def _elsewhere(function: Callable[..., ResultT], *args: object) -> ResultT:
         return process.submit(function, *args).result()
 
 
-def _post_all(url: str, bodies: Sequence[bytes], connections: int) -> float:
-    return uvloop.run(_post_concurrently(url, bodies, connections))
+def _all(
+    method: str, urls: Sequence[str], bodies: Sequence[bytes], connections: int, status: int
+) -> Answered:
+    return uvloop.run(_concurrently(method, urls, bodies, connections, status))
 
 
-async def _post_concurrently(url: str, bodies: Iterable[bytes], connections: int) -> float:
-    left = iter(bodies)
+async def _concurrently(
+    method: str, urls: Sequence[str], bodies: Sequence[bytes], connections: int, status: int
+) -> Answered:
+    left = zip(urls, bodies, strict=True)
+    taken: list[float] = []
 
     async def connection() -> None:
-        for body in left:
-            await _post(session, url, body)
+        for url, body in left:
+            start = perf_counter()
+            await _ask(session, method, url, body, status)
+            taken.append(perf_counter() - start)
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections)) as session:
         start = perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(connections):
                 group.create_task(connection())
-        return perf_counter() - start
+        seconds = perf_counter() - start
+    p50, p99 = percentiles(taken)
+    return Answered(len(taken), seconds, p50, p99)
 
 
-async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> bytes:
-    async with session.post(url, data=body, headers=_JSON) as answer:
+def percentiles(seconds: Iterable[float]) -> tuple[float, float]:
+    """Return the median and the 99th percentile in milliseconds."""
+    ordered = sorted(seconds)
+    last = len(ordered) - 1
+    return 1000 * ordered[last // 2], 1000 * ordered[round(last * 0.99)]
+
+
+def _evenly(url: str, bodies: Sequence[bytes], per_second: float) -> list[tuple[str, float]]:
+    return uvloop.run(_post_evenly(url, bodies, per_second))
+
+
+async def _post_evenly(
+    url: str, bodies: Sequence[bytes], per_second: float
+) -> list[tuple[str, float]]:
+    sent: list[tuple[str, float]] = []
+
+    async def post(body: bytes) -> None:
+        now = time()
+        answer = await _ask(session, "POST", url, body, HTTPStatus.ACCEPTED)
+        sent.append((orjson.loads(answer)["id"], now))
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        start = perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number, body in enumerate(bodies):
+                await asyncio.sleep(max(0.0, start + number / per_second - perf_counter()))
+                group.create_task(post(body))
+    return sent
+
+
+async def _ask(
+    session: aiohttp.ClientSession, method: str, url: str, body: bytes, status: int
+) -> bytes:
+    async with session.request(method, url, data=body or None, headers=_JSON) as answer:
         content = await answer.read()
-        if answer.status != HTTPStatus.ACCEPTED:
+        if answer.status != status:
             msg = f"{url} answered {answer.status}: {content[:500].decode(errors='replace')}"
             raise RuntimeError(msg)
         return content
@@ -96,7 +174,8 @@ async def _post_one_by_one(url: str, database_url: str, bodies: Iterable[bytes])
         async with aiohttp.ClientSession() as session:
             for body in bodies:
                 start = perf_counter()
-                document = orjson.loads(await _post(session, url, body))["id"]
+                answer = await _ask(session, "POST", url, body, HTTPStatus.ACCEPTED)
+                document = orjson.loads(answer)["id"]
                 accepted.append(perf_counter() - start)
                 _wait_for(cursor, document)
                 stored.append(perf_counter() - start)

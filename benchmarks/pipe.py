@@ -21,7 +21,7 @@ from typing import Final
 
 import orjson
 
-from benchmarks import limits
+from benchmarks import limits, service
 from benchmarks.load import latency, post_all
 from benchmarks.stack import Program, Stack, bare, stacks
 from benchmarks.texts import texts
@@ -51,6 +51,9 @@ _ROWS: Final = (
 )
 
 
+_IN_SERVICE: Final = ("_per_s", "_ms_p50", "_ms_p99", "_mb_rest", "_mb_load")
+
+
 @dataclass(frozen=True)
 class Scale:
     """How much to measure; documents differ, so that both stacks work for a few seconds."""
@@ -59,9 +62,10 @@ class Scale:
     ours: int = 7_000
     baseline: int = 1_500
     single: int = 100
+    service: service.Amounts = service.FULL
 
 
-QUICK: Final = Scale(rounds=3, ours=3_000, baseline=500, single=30)
+QUICK: Final = Scale(rounds=2, ours=3_000, baseline=500, single=30, service=service.QUICK)
 
 
 @dataclass
@@ -92,9 +96,9 @@ class Bench:
             url = self.stack.documents_url
             post_all(url, self._take(WARM_UP), CONNECTIONS)
             before = api.cpu_seconds()
-            seconds = post_all(url, self._take(self._documents), CONNECTIONS)
+            answered = post_all(url, self._take(self._documents), CONNECTIONS)
             cpu = api.cpu_seconds() - before
-        self.figures.add("accepted", self._documents / seconds)
+        self.figures.add("accepted", answered.rate)
         self.figures.add("accepted_cpu_ms", 1000 * cpu / self._documents)
         self._drain("stored", WARM_UP + self._documents, self.stack.worker)
 
@@ -128,9 +132,9 @@ class Bench:
         with self.stack.api:
             url = f"{self.stack.documents_url}/batch"
             post_all(url, batches[:2], 2)
-            seconds = post_all(url, batches[2:], 4)
+            answered = post_all(url, batches[2:], 4)
         self.stack.purge()
-        self.figures.add("batches_accepted", count * BIG_BATCH / seconds)
+        self.figures.add("batches_accepted", BIG_BATCH * answered.rate)
 
     def idle(self) -> None:
         """Send one document at a time to a stack that has nothing else to do."""
@@ -184,9 +188,9 @@ class Limits:
         with self._program as api:
             post_all(self._url, self._bodies[:WARM_UP], CONNECTIONS)
             before = api.cpu_seconds()
-            seconds = post_all(self._url, self._bodies, CONNECTIONS)
+            answered = post_all(self._url, self._bodies, CONNECTIONS)
             cpu = api.cpu_seconds() - before
-        self.figures.add("bare", len(self._bodies) / seconds)
+        self.figures.add("bare", answered.rate)
         self.figures.add("bare_cpu_ms", 1000 * cpu / len(self._bodies))
         self.figures.add("parsed", limits.parse(self._contents, BIG_BATCH))
         stages = {
@@ -200,8 +204,8 @@ class Limits:
         self.figures.add("stages", 1 / sum(1 / rate for rate in stages.values()))
 
 
-def measure(scale: Scale, contents: Sequence[str]) -> tuple[Figures, Figures, Figures]:
-    """Measure both stacks and the limits in turns; return our figures, the baseline's, theirs."""
+def measure(scale: Scale, contents: Sequence[str]) -> dict[str, float]:
+    """Measure both stacks and the limits in turns, then ours in service; return all figures."""
     with (
         tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
         stacks(Path(folder)) as (our_stack, baseline_stack),
@@ -220,7 +224,9 @@ def measure(scale: Scale, contents: Sequence[str]) -> tuple[Figures, Figures, Fi
             ours.big_batches()
             for bench in (ours, baseline):
                 bench.idle()
-    return ours.figures, baseline.figures, alone.figures
+        print("in service", file=sys.stderr, flush=True)
+        served = service.Service(our_stack, contents, scale.service).measure()
+    return results(ours.figures, baseline.figures, alone.figures) | served
 
 
 def results(ours: Figures, baseline: Figures, alone: Figures) -> dict[str, float]:
@@ -265,7 +271,7 @@ def main() -> None:
     scale = QUICK if options.quick else Scale()
     source, contents = texts()
     try:
-        found = results(*measure(scale, contents))
+        found = measure(scale, contents)
     except ServerError as error:
         sys.exit(f"postroom: {error}")
     print(
@@ -275,6 +281,10 @@ def main() -> None:
         f" documents, {CROWD} of {found['crowd_stored_message_documents']:.1f}\n"
     )
     print(table(found))
+    print("\nin service, one API process and two worker children:\n")
+    for name, value in found.items():
+        if name.endswith(_IN_SERVICE):
+            print(f"{name:40}{value:>12,.1f}")
     about = {"texts": source, "rounds": scale.rounds, "cores": os.cpu_count()}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_bytes(orjson.dumps(about | found, option=orjson.OPT_INDENT_2) + b"\n")

@@ -107,6 +107,18 @@ class Stack:
         """Return (documents, seconds since the epoch) of each commit so far."""
         return self._query(self.commits_sql)
 
+    def committed(self) -> list[tuple[str, float]]:
+        """Return the id of each of our documents, and when it was committed, in seconds."""
+        return self._query(
+            "SELECT d.id::text, extract(epoch FROM l.committed_at)::float8 FROM documents d"
+            " JOIN ledger l ON d.task_id = l.producer_id || '.' || l.seq"
+        )
+
+    def some_ids(self, count: int) -> list[str]:
+        """Return ids of documents, from all over the table."""
+        rows = self._query(f"SELECT id::text FROM documents ORDER BY random() LIMIT {count}")
+        return [key for (key,) in rows]
+
     def stored(self) -> int:
         """Return how many documents are stored."""
         [[count]] = self._query("SELECT count(*) FROM documents")
