@@ -1,6 +1,6 @@
 """Lost is what is missing though the broker has nothing; whatever else is missing is on its way."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from shared.inventory import Inventory, inventory
 from shared.messages import INGEST, Envelope
 from shared.queue import QUEUES, Gauge, Publisher, celery_app, declare
 from tests.shared.broker import wait_for_depth
-from tests.shared.store.samples import Sender, document_id, open_empty, put
+from tests.shared.store.samples import Sender, document_id, put
 from tests.stack import poll
 
 
@@ -35,18 +35,6 @@ class FakeInventory:
         if self.away:
             raise BrokerUnavailable("away")
         return not set(queues) & set(self.queues)
-
-
-@pytest.fixture
-def database(module_database_url: str) -> Iterator[Database]:
-    database = open_empty(module_database_url)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def sender(database: Database) -> Sender:
-    return Sender(database)
 
 
 class Looker:

@@ -29,25 +29,13 @@ from shared.revision import Clock
 from shared.store.listings import Listing
 from tests.background import Background
 from tests.faults.proxy import Proxy
-from tests.shared.store.samples import Sender, document_id, open_empty, put
+from tests.shared.store.samples import Sender, document_id, put
 from tests.stack import Api, poll
 
 EXPORT = "/v1/documents/export"
 ONE, TWO, THREE = (document_id(number) for number in range(1, 4))
 PLAIN = {"Accept-Encoding": "identity"}
 LARGE = 300_000
-
-
-@pytest.fixture
-def database(module_database_url: str) -> Iterator[Database]:
-    database = open_empty(module_database_url)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def sender(database: Database) -> Sender:
-    return Sender(database)
 
 
 @pytest.fixture(scope="module")

@@ -1,32 +1,18 @@
 """Documents are queued to be classified anew, one or by filter, and none of it is accepted anew."""
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import httpx2
 import pytest
 
-from shared.db import Database
 from tests.shared.broker import take_all
-from tests.shared.store.samples import Sender, document_id, open_empty, put
+from tests.shared.store.samples import Sender, document_id, put
 from tests.stack import ledger
 
 pytestmark = pytest.mark.rabbitmq
 
 URL = "/v1/documents/reclassify"
-
-
-@pytest.fixture
-def database(module_database_url: str) -> Iterator[Database]:
-    database = open_empty(module_database_url)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def sender(database: Database) -> Sender:
-    return Sender(database)
 
 
 def queued(url: str) -> list[list[tuple[str, int]]]:
