@@ -185,7 +185,8 @@ class RabbitMQ(Server):
         )
         # No proxy: the environment's may not be asked for loopback.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as answer:
+        # A cluster on a busy machine takes longer than ten seconds to make a virtual host.
+        with opener.open(request, timeout=60) as answer:
             content = answer.read()
         return json.loads(content) if content else None
 
