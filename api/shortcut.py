@@ -50,11 +50,11 @@ class Shortcut:
             await self._app(scope, _again(messages, receive), send)
             return
         own = request_id(_headers(scope).get(b"x-request-id", b"").decode("latin-1"))
+        scope.setdefault("state", {})["request_id"] = own
         message = stamped(document, services.clock, own)
         try:
             receipt = await services.intake.accept(message, len(content))
         except PostroomError as error:
-            scope.setdefault("state", {})["request_id"] = own
             refusal = errors.refused(Request(scope), error)
             refusal.headers["X-Request-Id"] = own
             await refusal(scope, receive, send)
