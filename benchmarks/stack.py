@@ -177,7 +177,7 @@ def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1
         broker_url=env["BROKER_URL"],
         commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
         " ORDER BY committed_at",
-        tables="documents, document_events, ledger",
+        tables="documents, document_events, ledger, index_queue, document_search",
     )
 
 

@@ -1,0 +1,89 @@
+"""What the search index costs the ingestion: `python -m benchmarks.indexing`.
+
+A full queue is drained again and again, in turns with the beat that has documents indexed and
+without it. The ratio of the rates is what the index costs; it shall be above 0.9.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import orjson
+
+from benchmarks.load import post_all
+from benchmarks.stack import Program, Stack, environment, ours
+from benchmarks.texts import texts
+from local.ports import free_ports
+from local.postgres import Postgres
+from local.rabbitmq import Ports, RabbitMQ
+from local.server import ServerError, wait_until
+
+BATCH: Final = 100
+
+_SECONDS: Final = 300.0
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.indexing", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--documents", type=int, default=30_000)
+    options = parser.parse_args()
+    source, contents = texts()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
+            Postgres(Path(folder) / "postgres", free_ports(1)[0]) as postgres,
+            RabbitMQ(Path(folder) / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
+        ):
+            stack = ours(Path(folder), postgres, rabbitmq)
+            beat = _beat(Path(folder), stack)
+            rates = [
+                (_drain(stack, contents, options.documents, None),
+                 _drain(stack, contents, options.documents, beat))
+                for _ in range(options.rounds)
+            ]  # fmt: skip
+    except ServerError as error:
+        sys.exit(f"postroom: {error}")
+    print(f"{source}; two worker children; messages of {BATCH}; {options.rounds} rounds")
+    for without, indexing in rates:
+        print(f"{without:8,.0f}/s without, {indexing:8,.0f}/s with: {indexing / without:.2f}")
+    print(
+        f"median ratio {median(indexing / without for without, indexing in rates):.2f}, wanted ≥ 0.90"
+    )
+
+
+def _beat(folder: Path, stack: Stack) -> Program:
+    argv = ["celery", "-A", "worker.app", "beat", f"--schedule={folder / 'schedule'}"]
+    return Program(folder / "beat", argv, environment(stack.database_url, stack.broker_url))
+
+
+def _drain(stack: Stack, contents: Sequence[str], documents: int, beat: Program | None) -> float:
+    """Return how many documents a second were stored, between the first commit and the last."""
+    bodies = [orjson.dumps({"content": each}) for each in islice(cycle(contents), documents)]
+    batches = [
+        b"[" + b",".join(bodies[at : at + BATCH]) + b"]" for at in range(0, documents, BATCH)
+    ]
+    with stack.api:
+        post_all(f"{stack.documents_url}/batch", batches, 2)
+    with stack.pair:
+        if beat is not None:
+            beat.start()
+        try:
+            if not wait_until(lambda: stack.stored() >= documents, _SECONDS):
+                raise ServerError(f"{stack.stored()} of {documents} documents were stored")
+        finally:
+            if beat is not None:
+                beat.kill()
+    (first_documents, first), *_, (_, last) = stack.commits()
+    stack.empty()
+    return (documents - first_documents) / (last - first)
+
+
+if __name__ == "__main__":
+    main()
