@@ -1,30 +1,15 @@
 """The baseline's API: one endpoint, one task per document. `python -m benchmarks.baseline.api`."""
 
-import sys
 from http import HTTPStatus
-from typing import Any
 from uuid import UUID, uuid4
 
-import uvicorn
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from benchmarks.baseline.queue import CLASSIFY, app
+from benchmarks.baseline.server import DocumentIn, serve
 
 api = FastAPI()
-
-
-class DocumentIn(BaseModel):
-    """A document to accept: the fields of Postroom's."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    content: str = Field(min_length=1, max_length=1 << 20)
-    id: UUID | None = None
-    external_id: str | None = Field(None, min_length=1, max_length=512)
-    source: str | None = Field(None, min_length=1, max_length=512)
-    metadata: dict[str, Any] | None = None
-    label: str | None = Field(None, min_length=1, max_length=512)
 
 
 class AcceptedOut(BaseModel):
@@ -48,19 +33,6 @@ def create_document(document: DocumentIn) -> AcceptedOut:
 def live() -> dict[str, str]:
     """Say that the process serves."""
     return {"status": "ok"}
-
-
-def serve(app: FastAPI) -> None:
-    """Serve on the port that the command line gives, as Postroom's API is served."""
-    uvicorn.run(
-        app,
-        port=int(sys.argv[1]),
-        loop="uvloop",
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-    )
 
 
 if __name__ == "__main__":

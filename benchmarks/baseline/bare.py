@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
-from benchmarks.baseline.api import DocumentIn, serve
+from benchmarks.baseline.server import DocumentIn, serve
 
 _TASK_ID: Final = f"{uuid7()}.1"
 
