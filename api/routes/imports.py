@@ -124,7 +124,8 @@ _UPLOAD: Final[dict[str, Any]] = {
 }
 _ORIGINALS: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "model": RejectPageOut,
+        # Those of a JSON array are one, too.
+        "model": RejectPageOut | list[Any],
         "description": "A page; with `format=original` the records themselves.",
         "content": {
             MediaType.NDJSON.value: {"schema": {"type": "string"}},

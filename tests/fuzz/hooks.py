@@ -4,7 +4,11 @@ from typing import Any, Final
 
 import schemathesis
 from schemathesis import Case, CheckContext, Response, SerializationContext
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import (
+    negative_data_rejection,
+    positive_data_acceptance,
+    use_after_free,
+)
 
 RULES: Final = (
     "is not a cursor of this list",
@@ -19,6 +23,7 @@ RULES: Final = (
     "must be the id in the path, or be left out",
     "cannot be combined with `q`: what fits best comes first",
     "is not known, or not for this Content-Type",
+    "must have a word to search for",
     "must not be more than 1440 points before the end",
     "must not be more than 400 points before the end",
 )
@@ -51,3 +56,19 @@ def what_the_schema_allows_is_accepted(
         if any(each["detail"].startswith(RULES) for each in errors):
             return None
     return positive_data_acceptance(context, response, case)
+
+
+@schemathesis.check
+def what_the_schema_forbids_is_refused(
+    context: CheckContext, response: Response, case: Case[Any]
+) -> bool | None:
+    """Check as Schemathesis does, but for bodies that are a text: so is whatever it puts there."""
+    return None if case.media_type in TEXTS else negative_data_rejection(context, response, case)
+
+
+@schemathesis.check
+def what_is_deleted_is_gone(
+    context: CheckContext, response: Response, case: Case[Any]
+) -> bool | None:
+    """Check as Schemathesis does, but for a document's history, which says when it was deleted."""
+    return None if case.path.endswith("/history") else use_after_free(context, response, case)

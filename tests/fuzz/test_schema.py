@@ -1,7 +1,6 @@
 """Schemathesis over the running API, with all of its checks.
 
-`make test` takes a few cases of each operation, `make fuzz` many. One check is ours, see `hooks`:
-it stands for Schemathesis' own on data that the schema allows.
+`make test` takes a few cases of each operation, `make fuzz` many.
 """
 
 import re
@@ -14,6 +13,9 @@ import pytest
 from tests.stack import ROOT, Api
 
 pytestmark = pytest.mark.rabbitmq
+
+OURS = ("positive_data_acceptance", "negative_data_rejection", "use_after_free")
+"""Checks that ours, see `hooks`, stand for."""
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 FEWEST, FEWEST_OF_MANY = 500, 2_000
@@ -28,7 +30,7 @@ def test_the_api_is_as_its_schema_says(request: pytest.FixtureRequest, site: Api
         [
             sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run",
             f"{site.url}/openapi.json", "--checks=all", f"--max-examples={examples}",
-            "--exclude-checks=positive_data_acceptance", "--seed=1", "--no-color",
+            f"--exclude-checks={','.join(OURS)}", "--seed=1", "--no-color",
             "--max-response-time=35",  # `wait` may be 30
         ],
         cwd=ROOT,
