@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 from uuid import UUID
 
+import psycopg2
 import pytest
 from sqlalchemy import event, text
 
@@ -23,6 +24,14 @@ from tests.shared.store.samples import Sender, document_id, put
 
 Sql = Callable[..., list[Any]]
 ONE, TWO, THREE, FOUR, FIVE = (document_id(number) for number in range(1, 6))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_statistics(module_database_url: str) -> None:
+    """Keep PostgreSQL from gathering statistics meanwhile: its plans would depend on the minute."""
+    with psycopg2.connect(module_database_url) as connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE documents SET (autovacuum_enabled = off)")
+    connection.close()
 
 
 def flat(lists: Iterable[list[str]]) -> list[str]:
