@@ -32,7 +32,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.indexing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--documents", type=int, default=30_000)
+    parser.add_argument("--documents", type=int, default=60_000)
     options = parser.parse_args()
     source, contents = texts()
     try:
@@ -69,15 +69,16 @@ def _drain(stack: Stack, contents: Sequence[str], documents: int, beat: Program 
     ]
     with stack.api:
         post_all(f"{stack.documents_url}/batch", batches, 2)
-    with stack.pair:
-        if beat is not None:
-            beat.start()
-        try:
+    if beat is not None:
+        beat.start()
+        wait_until(lambda: "beat" in beat.log.read_text(), _SECONDS)
+    try:
+        with stack.pair:
             if not wait_until(lambda: stack.stored() >= documents, _SECONDS):
                 raise ServerError(f"{stack.stored()} of {documents} documents were stored")
-        finally:
-            if beat is not None:
-                beat.kill()
+    finally:
+        if beat is not None:
+            beat.kill()
     (first_documents, first), *_, (_, last) = stack.commits()
     stack.empty()
     return (documents - first_documents) / (last - first)
