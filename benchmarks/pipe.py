@@ -62,10 +62,10 @@ class Scale:
     ours: int = 7_000
     baseline: int = 1_500
     single: int = 100
-    service: service.Amounts = service.FULL
+    amounts: service.Amounts = service.FULL
 
 
-QUICK: Final = Scale(rounds=2, ours=3_000, baseline=500, single=30, service=service.QUICK)
+QUICK: Final = Scale(rounds=2, ours=3_000, baseline=500, single=30, amounts=service.QUICK)
 
 
 @dataclass
@@ -225,7 +225,7 @@ def measure(scale: Scale, contents: Sequence[str]) -> dict[str, float]:
             for bench in (ours, baseline):
                 bench.idle()
         print("in service", file=sys.stderr, flush=True)
-        served = service.Service(our_stack, contents, scale.service).measure()
+        served = service.Service(our_stack, contents, scale.amounts).measure()
     return results(ours.figures, baseline.figures, alone.figures) | served
 
 
