@@ -115,7 +115,10 @@ class Service:
         documents = self._stack.documents_url
         asked = {
             "by_id": [f"{documents}/{key}" for key in ids],
-            "page": [f"{documents}?limit=50&created_before=2999-01-0{day}" for day in range(1, 10)],
+            "page": [
+                f"{documents}?limit=50&created_before=2999-01-0{day}T00:00:00Z"
+                for day in range(1, 10)
+            ],
             "filter": [f"{documents}?limit=50&category={each}" for each in _CATEGORIES],
         }
         for name, urls in asked.items():
