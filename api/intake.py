@@ -104,16 +104,16 @@ def _made_id(document: DocumentIn) -> UUID:
     return uuid5(NAMESPACE, orjson.dumps([document.source, document.external_id]).decode())
 
 
-def _give_up(confirmed: "asyncio.Future[Receipt]") -> None:
-    if not confirmed.done():
-        confirmed.set_exception(BrokerUnavailable("no confirm in time"))
-
-
 class Receipt(NamedTuple):
     """What was confirmed: the message, and the place in it of the first of one's documents."""
 
     envelope: Envelope
     place: int
+
+
+def _give_up(confirmed: asyncio.Future[Receipt]) -> None:
+    if not confirmed.done():
+        confirmed.set_exception(BrokerUnavailable("no confirm in time"))
 
 
 @dataclass(slots=True)

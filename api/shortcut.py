@@ -39,7 +39,8 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if not _is_plain(scope):
+        sent = _plain_headers(scope)
+        if sent is None:
             await self._app(scope, receive, send)
             return
         messages = await _whole(receive)
@@ -49,7 +50,7 @@ class Shortcut:
         if document is None:
             await self._app(scope, _again(messages, receive), send)
             return
-        own = request_id(_headers(scope).get(b"x-request-id", b"").decode("latin-1"))
+        own = request_id(sent.get(b"x-request-id", b"").decode("latin-1"))
         scope.setdefault("state", {})["request_id"] = own
         message = stamped(document, services.clock, own)
         try:
@@ -74,25 +75,23 @@ class Shortcut:
         await send({"type": "http.response.body", "body": encoded})
 
 
-def _is_plain(scope: Scope) -> bool:
-    """Say whether a request is to accept a document of JSON, and nothing beside."""
+def _plain_headers(scope: Scope) -> dict[bytes, bytes] | None:
+    """Return the headers of a request to accept a document of JSON, and nothing beside; else None.
+
+    Of a header that comes twice it is the first, as the framework has it.
+    """
     if scope["type"] != "http" or scope["path"] != responses.DOCUMENTS or scope["method"] != "POST":
-        return False
-    if scope["query_string"]:
-        return False
-    headers = _headers(scope)
+        return None
+    headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
     length = headers.get(b"content-length", b"")
-    return (
-        ASKING.isdisjoint(headers)
+    plain = (
+        not scope["query_string"]
+        and ASKING.isdisjoint(headers)
         and headers.get(b"content-type") == _JSON
         and length.isdigit()
         and int(length[:20]) <= _MAX_BYTES
     )
-
-
-def _headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers; of one that comes twice the first, as the framework has it."""
-    return dict(reversed(scope["headers"]))
+    return headers if plain else None
 
 
 async def _whole(receive: Receive) -> list[Message]:

@@ -133,7 +133,7 @@ async def create_document(request: Request, services: ServicesDep) -> Response:
     With an `Idempotency-Key` a document that has neither `id` nor `external_id` is made once,
     however often it is sent.
     """
-    # What has none of all this comes here only if something is wrong, see `api.shortcut`.
+    # The plainest requests are answered by `api.shortcut`, and come here if they are wrong.
     conditional.refuse(request)
     key = idempotency_key(request)
     document, size = await _read_document(request, services)

@@ -5,25 +5,10 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from shared.db import Database
-from tests.shared.store.samples import Sender, open_empty
+from tests.shared.store.conftest import database, sender
 from tests.stack import Api, poll, processes
 
-__all__ = ["processes"]
-
-
-@pytest.fixture
-def database(module_database_url: str) -> Iterator[Database]:
-    """The module's database, without rows."""
-    database = open_empty(module_database_url)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def sender(database: Database) -> Sender:
-    """Writes to it as a worker does."""
-    return Sender(database)
+__all__ = ["database", "processes", "sender"]
 
 
 @pytest.fixture(scope="module")

@@ -1,32 +1,18 @@
 """The history of documents over HTTP; what a worker would store is stored by the test."""
 
-from collections.abc import Iterator
 from uuid import uuid4
 
 import httpx2
 import pytest
 
-from shared.db import Database
 from shared.revision import EPOCH
 from shared.store.page import Cursor
-from tests.shared.store.samples import Sender, document_id, open_empty, put
+from tests.shared.store.samples import Sender, document_id, put
 
 pytestmark = pytest.mark.rabbitmq
 
 ONE = document_id(1)
 PATH = f"/v1/documents/{ONE}/history"
-
-
-@pytest.fixture
-def database(client: httpx2.Client, module_database_url: str) -> Iterator[Database]:
-    database = open_empty(module_database_url)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def sender(database: Database) -> Sender:
-    return Sender(database)
 
 
 def test_the_latest_write_and_the_events_newest_first(

@@ -1,6 +1,5 @@
 """Statistics over HTTP; what a worker would store is stored by the test."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -9,27 +8,14 @@ import httpx2
 import pytest
 
 from api.schemas.stats import MAX_KEYS, MAX_POINTS, Range, StatsQuery
-from shared.db import Database
 from shared.store import search
-from tests.shared.store.samples import Sender, document_id, open_empty, put
+from tests.shared.store.samples import Sender, document_id, put
 from tests.stack import ledger, poll
 
 pytestmark = pytest.mark.rabbitmq
 
 NOW = datetime(2026, 11, 21, 10, 15, 30, tzinfo=UTC)
 ISO = "%Y-%m-%dT%H:%M:%SZ"
-
-
-@pytest.fixture
-def database(client: httpx2.Client, module_database_url: str) -> Iterator[Database]:
-    database = open_empty(module_database_url)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def sender(database: Database) -> Sender:
-    return Sender(database)
 
 
 def stats(client: httpx2.Client, **parameters: str | int) -> dict[str, Any]:
