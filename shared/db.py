@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Final
+from contextlib import AbstractContextManager
+from typing import Any, Final
 
 import orjson
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -40,6 +42,7 @@ class Database:
         statement_seconds: float,
         application: str,
         pre_ping: bool = True,
+        connecting: AbstractContextManager[object] | None = None,
     ) -> None:
         """Prepare the pool.
 
@@ -50,6 +53,7 @@ class Database:
             application: what `pg_stat_activity` shows.
             pre_ping: whether to see before each transaction that the connection is alive. It
                 costs a round trip; without it, the first ones after a restart fail.
+            connecting: entered while a connection is made.
         """
         self._engine: Engine = create_engine(
             url,
@@ -65,6 +69,14 @@ class Database:
                 "options": f"-c statement_timeout={int(statement_seconds * 1000)} -c timezone=UTC",
             },
         )
+        if connecting is not None:
+
+            @event.listens_for(self._engine, "do_connect")
+            def _connect(
+                dialect: Dialect, _: object, args: list[Any], options: dict[str, Any]
+            ) -> Any:
+                with connecting:
+                    return dialect.connect(*args, **options)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:

@@ -17,7 +17,7 @@ from shared.logs import OncePerEpisode, configure_logs  # noqa: E402
 from shared.queue import celery_app  # noqa: E402
 from shared.settings import load  # noqa: E402
 from worker.dead_letters import ReadDeadLetters  # noqa: E402
-from worker.deaths import Deaths  # noqa: E402
+from worker.deaths import Deaths, SeenSoon  # noqa: E402
 from worker.guard import DeclareQueues, SafeRequest  # noqa: E402
 from worker.questions import AskedFirst  # noqa: E402
 from worker.runtime import Runtime  # noqa: E402
@@ -74,6 +74,7 @@ pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 20  # times a tenth of a second
 app.steps["consumer"].add(DeclareQueues)
 app.steps["worker"].add(ReadDeadLetters)
 app.steps["worker"].add(AskedFirst)
+app.steps["worker"].add(SeenSoon)
 SafeRequest.deaths = Deaths(runtime)
 ReadDeadLetters.runtime = runtime
 

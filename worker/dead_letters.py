@@ -20,6 +20,7 @@ from shared.dead import Letter, RawMessage
 from shared.messages import DEAD_QUEUE, MAINTAIN_QUEUE
 from shared.store import dead_letters, message_faults
 from shared.store.ledger import AlreadyAccounted
+from worker.forks import no_fork
 from worker.patience import GiveBack
 from worker.runtime import Runtime
 
@@ -55,6 +56,8 @@ class Reader(Thread):
         # Without heartbeats: asking once a second tells as soon that the broker is away.
         connection = self._app.connection_for_read(heartbeat=0)
         try:
+            with no_fork:
+                connection.connect()  # a channel would, too, but with retries without end
             channel: Any = connection.default_channel
             channel.auto_decode = False  # amqp would: the payload is kept as it is
             yield channel

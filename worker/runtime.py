@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import structlog
 
@@ -12,6 +13,7 @@ from shared.logs import Failing
 from shared.revision import DAY, microseconds_now
 from worker.classify.artefact import ArtefactError, read
 from worker.classify.model import Model
+from worker.forks import no_fork
 from worker.patience import Patience, Stopping
 from worker.settings import WorkerSettings
 
@@ -32,21 +34,31 @@ class Runtime:
         )
         # They open nothing yet: each child makes its own connection after the fork.
         self.database = self._open("postroom-worker", connections=1, seconds=60)
-        # For threads of the main process: a child that is forked just then may inherit a lock
-        # that one of them holds, so it must be one that no child ever wants.
-        self.beside = self._open("postroom-worker-beside", connections=2, seconds=20)
+        # For threads of the main process. A child that is forked just then inherits the locks
+        # that they hold: so these are of a pool that no child ever wants.
+        self.beside = self._open(
+            "postroom-worker-beside", connections=2, seconds=20, connecting=no_fork
+        )
         self._upkeep = Failing(
             logger, "upkeep waits for the database", "upkeep goes on: the database is back"
         )
         self._model: Model | None = None
 
-    def _open(self, application: str, *, connections: int, seconds: float) -> Database:
+    def _open(
+        self,
+        application: str,
+        *,
+        connections: int,
+        seconds: float,
+        connecting: AbstractContextManager[object] | None = None,
+    ) -> Database:
         return Database(
             self.settings.database_url.get_secret_value(),
             pool_size=connections,
             pre_ping=False,  # patience covers a connection that is dead, too
             statement_seconds=seconds,
             application=application,
+            connecting=connecting,
         )
 
     @contextlib.contextmanager
