@@ -5,7 +5,7 @@ VENVS := .venvs
 DEV := $(VENVS)/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo cli env up down verify-ledger compose-test test faults guards fuzz check lint servers bench requirements model clean
+.PHONY: help run demo cli env up down verify-ledger compose-test test faults guards fuzz check lint servers bench bench-long requirements model clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\): *.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +81,9 @@ check: lint test  ## what CI runs
 
 bench: $(VENVS)/dev/ready  ## compare with one Celery task per document
 	$(DEV)/python -m benchmarks.pipe
+
+bench-long: $(VENVS)/dev/ready  ## how the cost grows, hours; ARGS="table queue": some parts of it
+	$(DEV)/python -m benchmarks.growth $(ARGS)
 
 model: $(VENVS)/dev/ready  ## train the default model again (SCIKIT_LEARN_DATA names the data home)
 	$(DEV)/python -m worker.classify.train --dataset 20newsgroups

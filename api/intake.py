@@ -1,8 +1,9 @@
 """The hot path: stamps documents, collects the waiting ones into messages, publishes them.
 
-There is no timer. A document that comes while nothing is being published leaves at once. What comes
-meanwhile is collected until the broker has confirmed that, or until it makes a full message:
-so messages are small when it is quiet and large when it is not.
+A document that comes while nothing is being published leaves at once. What comes meanwhile is
+collected until the broker has confirmed that, or until it makes a full message. And when documents
+come faster than messages should, so that one took several, the next one leaves a little later than
+it could. So messages are small when it is quiet and large when it is not.
 """
 
 import asyncio
@@ -51,6 +52,13 @@ _IMPORT_THREADS: Final = 2
 
 _WAITING_BYTES: Final = 64 << 20
 _CONFIRM_SECONDS: Final = 1.8
+
+_GAP_SECONDS: Final = 0.01
+"""From a message of several documents until the next one.
+
+A message costs broker, worker and database as much as a dozen documents, and a worker that is
+behind has nothing that would make them larger: decision 8.
+"""
 
 
 def keyed_id(caller: str, key: str, index: int) -> UUID:
@@ -129,7 +137,9 @@ class _Waiting:
 class Intake:
     """Publishes what is handed to it; for use on one event loop."""
 
-    def __init__(self, publisher: Publisher, backlog: Backlog) -> None:
+    def __init__(
+        self, publisher: Publisher, backlog: Backlog, gap_seconds: float = _GAP_SECONDS
+    ) -> None:
         self._publisher = publisher
         self._backlog = backlog
         self._imports = asyncio.Semaphore(_IMPORT_THREADS)
@@ -137,6 +147,9 @@ class Intake:
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._busy = 0
+        self._gap_seconds = gap_seconds
+        self._next_at = 0.0  # of the event loop's clock; until then only full messages leave
+        self._timer: asyncio.TimerHandle | None = None
 
     async def accept(self, document: Document, size: int) -> Receipt:
         """Publish one document, together with others that wait; return once it is confirmed.
@@ -244,20 +257,29 @@ class Intake:
             patience.cancel()
 
     def _publish_waiting(self) -> None:
-        """Hand messages to the free threads."""
-        while self._due() and (group := self._take()):
+        """Hand messages to the free threads; come again when the gap is over."""
+        loop = asyncio.get_running_loop()
+        while self._due(loop.time()) and (group := self._take()):
             self._busy += 1
-            task = asyncio.get_running_loop().run_in_executor(
+            if len(group) > 1:
+                self._next_at = loop.time() + self._gap_seconds
+            task = loop.run_in_executor(
                 self._threads, self._publish, [each for one in group for each in one.documents]
             )
             task.add_done_callback(partial(self._resolve, group))
+        if self._waiting and not self._busy and self._timer is None:
+            self._timer = loop.call_at(self._next_at, self._end_gap)
 
-    def _due(self) -> bool:
+    def _end_gap(self) -> None:
+        self._timer = None
+        self._publish_waiting()
+
+    def _due(self, now: float) -> bool:
         """Whether a message shall leave now, rather than after the one that is on its way."""
         if not self._waiting or self._busy == PUBLISHER_THREADS:
             return False
         return (
-            not self._busy
+            (not self._busy and now >= self._next_at)
             or self._waiting[0].batch
             or self._waiting_bytes >= MESSAGE_BYTES
             or len(self._waiting) >= MESSAGE_DOCUMENTS

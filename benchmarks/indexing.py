@@ -73,15 +73,11 @@ def _drain(stack: Stack, contents: Sequence[str], documents: int, beat: Program 
         beat.start()
         wait_until(lambda: "beat" in beat.log.read_text(), _SECONDS)
     try:
-        with stack.pair:
-            if not wait_until(lambda: stack.stored() >= documents, _SECONDS):
-                raise ServerError(f"{stack.stored()} of {documents} documents were stored")
+        return stack.drain(stack.pair, documents).rate
     finally:
         if beat is not None:
             beat.kill()
-    (first_documents, first), *_, (_, last) = stack.commits()
-    stack.empty()
-    return (documents - first_documents) / (last - first)
+        stack.empty()
 
 
 if __name__ == "__main__":

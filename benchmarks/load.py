@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import cycle, islice
 from multiprocessing import get_context
 from statistics import median
 from time import perf_counter, sleep, time
@@ -75,6 +76,15 @@ def post_evenly(url: str, bodies: Sequence[bytes], per_second: float) -> list[tu
         RuntimeError: an answer was not 202.
     """
     return _elsewhere(_evenly, url, bodies, per_second)
+
+
+def post_steadily(url: str, bodies: Sequence[bytes], per_second: float, seconds: float) -> int:
+    """Post bodies, the same again after a while, at a steady rate; return how many.
+
+    Raises:
+        RuntimeError: an answer was not 202.
+    """
+    return _elsewhere(_steadily, url, bodies, per_second, seconds)
 
 
 def latency(url: str, database_url: str, bodies: Sequence[bytes]) -> Latency:
@@ -148,6 +158,23 @@ async def _post_evenly(
             for number, body in enumerate(bodies):
                 await asyncio.sleep(max(0.0, start + number / per_second - perf_counter()))
                 group.create_task(post(body))
+    return sent
+
+
+def _steadily(url: str, bodies: Sequence[bytes], per_second: float, seconds: float) -> int:
+    return uvloop.run(_post_steadily(url, bodies, per_second, seconds))
+
+
+async def _post_steadily(
+    url: str, bodies: Sequence[bytes], per_second: float, seconds: float
+) -> int:
+    sent = 0
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        start = perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for sent, body in enumerate(islice(cycle(bodies), int(per_second * seconds)), 1):
+                await asyncio.sleep(max(0.0, start + sent / per_second - perf_counter()))
+                group.create_task(_ask(session, "POST", url, body, HTTPStatus.ACCEPTED))
     return sent
 
 

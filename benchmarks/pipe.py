@@ -25,7 +25,7 @@ from benchmarks import limits, service
 from benchmarks.load import latency, post_all
 from benchmarks.stack import Program, Stack, bare, stacks
 from benchmarks.texts import texts
-from local.server import ServerError, wait_until
+from local.server import ServerError
 
 CONNECTIONS: Final = 64
 CROWD: Final = 256
@@ -33,8 +33,6 @@ BATCH: Final = 100
 BIG_BATCH: Final = 500
 WARM_UP: Final = 200
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
-
-_DRAIN_SECONDS: Final = 300.0
 
 # Figure, what the table calls it, the baseline's figure, the limit's, and what is wanted.
 _ROWS: Final = (
@@ -58,7 +56,7 @@ _IN_SERVICE: Final = ("_per_s", "_ms_p50", "_ms_p99", "_mb_rest", "_mb_load")
 class Scale:
     """How much to measure; documents differ, so that both stacks work for a few seconds."""
 
-    rounds: int = 5
+    rounds: int = 4
     ours: int = 7_000
     baseline: int = 1_500
     single: int = 100
@@ -153,24 +151,12 @@ class Bench:
         return [b"[" + b",".join(self._take(size)) + b"]" for _ in range(count)]
 
     def _drain(self, name: str, documents: int, program: Program) -> None:
-        """Run a worker until `documents` are stored; empty the tables.
-
-        The rate is that between the first commit and the last: the worker's start and its first
-        message, which opens the connection to the database, are left out.
-        """
-        stack = self.stack
-        with program as worker:
-            wait_until(lambda: bool(stack.stored()), _DRAIN_SECONDS)
-            before, cpu_before = stack.stored(), worker.cpu_seconds()
-            if not wait_until(lambda: stack.stored() == documents, _DRAIN_SECONDS):
-                sys.exit(f"{stack.name} stored {stack.stored()} of {documents} documents")
-            cpu = worker.cpu_seconds() - cpu_before
-        commits = stack.commits()
-        stack.empty()
-        [(first_documents, first), *_] = commits
-        self.figures.add(name, (documents - first_documents) / (commits[-1][1] - first))
-        self.figures.add(f"{name}_cpu_ms", 1000 * cpu / (documents - before))
-        self.figures.add(f"{name}_message_documents", documents / len(commits))
+        """Run a worker until `documents` are stored; empty the tables."""
+        drained = self.stack.drain(program, documents)
+        self.stack.empty()
+        self.figures.add(name, drained.rate)
+        self.figures.add(f"{name}_cpu_ms", drained.cpu_ms)
+        self.figures.add(f"{name}_message_documents", drained.message_documents)
 
 
 class Limits:

@@ -6,17 +6,16 @@ One API process and two worker children, on servers of their own; the client sha
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from threading import Event, Thread
 from time import perf_counter
-from typing import Any, Final, Self
+from typing import Final
 
 import httpx2
 import orjson
-import psutil
 
 from benchmarks.load import get_all, percentiles, post_all, post_evenly
+from benchmarks.memory import Growing, memory_of
 from benchmarks.stack import Program, Stack
-from local.server import ServerError, family, wait_until
+from local.server import ServerError, wait_until
 
 CONNECTIONS: Final = (1, 16, 64, 256)
 READERS: Final = 16
@@ -24,8 +23,6 @@ IMPORT_LINES: Final = 200_000
 
 _PATIENCE_SECONDS: Final = 300.0
 _CHUNK_LINES: Final = 50
-_EVERY_SECONDS: Final = 0.2
-_MEGABYTE: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Service:
             self._wait_until_stored(self._post(10))
             self._memory("rest", api, worker)
             self._half_load()
-            with _Growing(api, worker) as memory:
+            with Growing(api, worker) as memory:
                 self._import()
             self.figures |= memory.figures
             self._read()
@@ -83,11 +80,10 @@ class Service:
 
     def _half_load(self) -> None:
         """Find out what is stored as fast as it is accepted; then send half of that, evenly."""
-        before = self._stack.stored()
-        start = perf_counter()
-        count = self._post(2 * self._amounts.posts)
-        self._wait_until_stored(before + count)
-        rate = count / (perf_counter() - start)
+        before, earlier = self._stack.stored(), len(self._stack.commits())
+        self._wait_until_stored(before + self._post(2 * self._amounts.posts))
+        (_, start), *others = self._stack.commits()[earlier:]
+        rate = sum(count for count, _ in others) / (others[-1][1] - start)
         self.figures["sustained_per_s"] = rate
         before = self._stack.stored()
         bodies = self._bodies(int(rate / 2 * self._amounts.steady_seconds))
@@ -137,7 +133,7 @@ class Service:
         self.figures |= {"classified_ms_p50": answered.p50, "classified_ms_p99": answered.p99}
 
     def _memory(self, when: str, api: Program, worker: Program) -> None:
-        for name, megabytes in _memory_of(api, worker).items():
+        for name, megabytes in memory_of(api, worker).items():
             self.figures[f"{name}_mb_{when}"] = megabytes
 
     def _post(self, count: int) -> int:
@@ -157,49 +153,6 @@ class Service:
             count = min(left, _CHUNK_LINES)
             yield b"".join(each + b"\n" for each in self._bodies(count))
             left -= count
-
-
-class _Growing:
-    """The largest memory of each process while the block runs."""
-
-    def __init__(self, api: Program, worker: Program) -> None:
-        self.figures: dict[str, float] = {}
-        self._programs = api, worker
-        self._ended = Event()
-        self._thread = Thread(target=self._watch)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_EVERY_SECONDS):
-            for name, megabytes in _memory_of(*self._programs).items():
-                key = f"{name}_mb_load"
-                self.figures[key] = max(megabytes, self.figures.get(key, 0))
-
-
-def _memory_of(api: Program, worker: Program) -> dict[str, float]:
-    """Return the megabytes that are each process's own; of children the largest."""
-    [main] = worker.pids()
-    others = [_own(each) for each in family(main) if each.pid != main]
-    return {
-        "api": sum(_own(each) for pid in api.pids() for each in family(pid)),
-        "worker": _own(psutil.Process(main)),
-        "worker_child": max(others, default=0.0),
-    }
-
-
-def _own(process: psutil.Process) -> float:
-    try:
-        memory: Any = process.memory_full_info()
-    except psutil.Error:
-        return 0.0
-    return float(memory.uss) / _MEGABYTE
 
 
 _CATEGORIES: Final = ("sci.space", "rec.autos", "comp.graphics", "talk.politics.misc", "sci.med")

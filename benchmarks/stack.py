@@ -18,9 +18,11 @@ from benchmarks.baseline.table import Base
 from local.ports import LOOPBACK, free_ports
 from local.postgres import Postgres
 from local.rabbitmq import Ports, RabbitMQ
-from local.server import Command, Server, clean_environment, family
+from local.server import Command, Server, ServerError, clean_environment, family, wait_until
 from shared.messages import INGEST_QUEUE
 from shared.queue import QUEUES
+
+_DRAIN_SECONDS: Final = 600.0
 
 # One thread a process for linear algebra, in both stacks.
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -66,6 +68,21 @@ class Program(Server):
 
 
 @dataclass(frozen=True)
+class Drained:
+    """What it took to store what was queued.
+
+    Attributes:
+        rate: documents a second.
+        cpu_ms: milliseconds of the worker's processor time per document.
+        message_documents: documents of a message, on average.
+    """
+
+    rate: float
+    cpu_ms: float
+    message_documents: float
+
+
+@dataclass(frozen=True)
 class Stack:
     """One way to do it: an API process and a worker process, a database and a virtual host.
 
@@ -79,6 +96,7 @@ class Stack:
         database: our own look into it.
         broker_url: has the queue of documents.
         commits_sql: (documents, seconds since the epoch) of each commit, in their order.
+        stored_sql: how many documents are stored.
         tables: what a new measurement empties.
     """
 
@@ -91,12 +109,51 @@ class Stack:
     database: psycopg2.extensions.connection
     broker_url: str
     commits_sql: str
+    stored_sql: str
     tables: str
+
+    def drain(self, worker: Program, documents: int) -> "Drained":
+        """Run a worker on the queue until it has stored so many documents, or a few more.
+
+        The rate is that between the first commit and the last: the worker's start and its first
+        message, which opens the connection to the database, are left out.
+
+        Raises:
+            ServerError: it takes too long.
+        """
+        begun, earlier = self.stored(), len(self.commits())
+        with worker:
+            wait_until(lambda: self.stored() > begun, _DRAIN_SECONDS)
+            before, cpu_before = self.stored(), worker.cpu_seconds()
+            if not wait_until(lambda: self.stored() >= begun + documents, _DRAIN_SECONDS):
+                raise ServerError(
+                    f"{self.name} stored {self.stored() - begun} of {documents} documents"
+                )
+            cpu, after = worker.cpu_seconds() - cpu_before, self.stored()
+        (first, start), *others = self.commits()[earlier:]
+        stored = 0
+        for number, (count, end) in enumerate(others, 2):
+            stored += count
+            if first + stored >= documents:
+                rate = stored / (end - start)
+                return Drained(rate, 1000 * cpu / (after - before), (first + stored) / number)
+        raise ServerError(f"{self.name} stored {first + stored} of {documents} documents")
+
+    def waiting(self) -> int:
+        """Return how many messages no worker has taken."""
+        with Connection(self.broker_url) as connection:
+            queue = QUEUES[INGEST_QUEUE](connection.default_channel)
+            declared: Any = queue.queue_declare(passive=True)
+            return int(declared.message_count)
+
+    def checkpoint(self) -> None:
+        """Have PostgreSQL write all that it has to, so that this falls into no measurement."""
+        self._query("CHECKPOINT")
 
     def empty(self) -> None:
         """Forget all documents; none may be on its way."""
         self._query(f"TRUNCATE {self.tables}")
-        self._query("CHECKPOINT")  # so that none falls into the measurement
+        self.checkpoint()
 
     def purge(self) -> None:
         """Forget what waits to be stored."""
@@ -121,6 +178,11 @@ class Stack:
 
     def stored(self) -> int:
         """Return how many documents are stored."""
+        [[count]] = self._query(self.stored_sql)
+        return int(count)
+
+    def count_rows(self) -> int:
+        """Count the documents; for tables whose account may have been folded meanwhile."""
         [[count]] = self._query("SELECT count(*) FROM documents")
         return int(count)
 
@@ -155,9 +217,11 @@ def stacks(folder: Path) -> Iterator[tuple[Stack, Stack]]:
         yield ours(folder, postgres, rabbitmq), _baseline(folder, postgres, rabbitmq)
 
 
-def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1) -> Stack:
+def ours(
+    folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1, name: str = "ours"
+) -> Stack:
     """Return our stack, not yet started, on servers that are; its worker has so many children."""
-    env = environment(postgres.create_database("ours"), rabbitmq.create_vhost("ours"))
+    env = environment(postgres.create_database(name), rabbitmq.create_vhost(name))
     subprocess.run(
         [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
         env=clean_environment() | env,
@@ -167,7 +231,7 @@ def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1
     url = f"http://{LOOPBACK}:{port}"
     api_env = env | {"API_PORT": str(port), "API_HOST": LOOPBACK, "ROOT_PATH": ""}
     return Stack(
-        name="postroom",
+        name=name,
         api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
         worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": str(children)}),
         pair=Program(folder / "pair", ["worker"], env | {"WORKER_CONCURRENCY": "2"}),
@@ -177,6 +241,7 @@ def ours(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1
         broker_url=env["BROKER_URL"],
         commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
         " ORDER BY committed_at",
+        stored_sql="SELECT coalesce(sum(documents), 0) FROM ledger",  # counting rows takes longer
         tables="documents, document_events, ledger, index_queue, document_search",
     )
 
@@ -201,6 +266,7 @@ def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
         broker_url=env["BROKER_URL"],
         commits_sql="SELECT 1, extract(epoch FROM created_at)::float8 FROM documents"
         " ORDER BY created_at",
+        stored_sql="SELECT count(*) FROM documents",
         tables="documents",
     )
 

@@ -193,6 +193,48 @@ class TestIntake:
 
         run(test())
 
+    def test_after_a_message_of_several_the_next_one_collects_for_a_moment(
+        self, publisher: RecordingPublisher
+    ) -> None:
+        async def test() -> None:
+            intake = Intake(publisher, Backlog(LIMIT), gap_seconds=0.3)  # type: ignore[arg-type]
+            for _ in range(3):  # one at a time: nobody gains by waiting
+                await intake.accept(made(), 10)
+            several = [asyncio.create_task(intake.accept(made(), 10)) for _ in range(3)]
+            await asyncio.gather(*several)
+            assert list(map(len, publisher.messages)) == [1, 1, 1, 1, 2]
+            begin = asyncio.get_running_loop().time()
+            late = asyncio.create_task(intake.accept(made(), 10))
+            await asyncio.sleep(0.1)  # the time in which others come
+            later = asyncio.create_task(intake.accept(made(), 10))
+            await asyncio.gather(late, later)
+            assert asyncio.get_running_loop().time() - begin > 0.2
+            assert list(map(len, publisher.messages[5:])) == [2]
+            intake.close()
+
+        run(test())
+
+    def test_neither_a_full_message_nor_a_batch_waits_for_that_moment(
+        self, publisher: RecordingPublisher
+    ) -> None:
+        async def test() -> None:
+            intake = Intake(publisher, Backlog(LIMIT), gap_seconds=3600)  # type: ignore[arg-type]
+            async with asyncio.TaskGroup() as group:
+                for _ in range(101):
+                    group.create_task(intake.accept(made(), 10))
+            await intake.accept_batch([made()], 10)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(100):
+                    group.create_task(intake.accept(made(), 10))
+            assert list(map(len, publisher.messages)) == [1, 100, 1, 100]
+            alone = asyncio.create_task(intake.accept(made(), 10))
+            await asyncio.wait([alone], timeout=0.1)
+            assert not alone.done()
+            alone.cancel()
+            intake.close()
+
+        run(test())
+
     def test_no_more_is_kept_than_memory_can_bear(
         self, intake: Intake, publisher: RecordingPublisher
     ) -> None:

@@ -1,0 +1,54 @@
+"""A stack under steady load for a long time: what memory each process has, early and late."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from time import monotonic
+from typing import Final
+
+import orjson
+
+from benchmarks.load import post_steadily
+from benchmarks.memory import memory_of
+from benchmarks.stack import Program, Stack, environment
+from local.server import ServerError, wait_until
+
+PER_SECOND: Final = 200.0
+
+_EVERY_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 300.0
+
+
+def measure(
+    stack: Stack, folder: Path, contents: Sequence[str], seconds: float
+) -> dict[str, float]:
+    """Send documents all the time, with beat's ticks at work beside.
+
+    Returns:
+        Of each process the median of its megabytes in the second tenth of the time, when it has
+        all it needs, in the last one, and the largest.
+
+    Raises:
+        ServerError: a document that was accepted is not stored.
+    """
+    bodies = [orjson.dumps({"content": each}) for each in contents]
+    argv = ["celery", "-A", "worker.app", "beat", f"--schedule={folder / 'schedule'}"]
+    beat = Program(folder / "beat", argv, environment(stack.database_url, stack.broker_url))
+    samples: list[tuple[float, dict[str, float]]] = []
+    with stack.api as api, stack.pair as worker, beat, ThreadPoolExecutor(1) as thread:
+        start = monotonic()
+        load = thread.submit(post_steadily, stack.documents_url, bodies, PER_SECOND, seconds)
+        while not wait_until(load.done, _EVERY_SECONDS):
+            samples.append(((monotonic() - start) / seconds, memory_of(api, worker)))
+        sent = load.result()
+        if not wait_until(lambda: stack.count_rows() >= sent, _PATIENCE_SECONDS):
+            raise ServerError(f"{stack.count_rows()} of {sent} documents were stored")
+    figures: dict[str, float] = {"hour_documents": sent, "hour_seconds": seconds}
+    for process in samples[0][1]:
+        early = [each[process] for at, each in samples if 0.1 < at <= 0.2]  # noqa: PLR2004
+        late = [each[process] for at, each in samples if 0.9 < at <= 1]  # noqa: PLR2004
+        figures[f"hour_{process}_mb_early"] = median(early)
+        figures[f"hour_{process}_mb_late"] = median(late)
+        figures[f"hour_{process}_mb_most"] = max(each[process] for _, each in samples)
+    return figures
