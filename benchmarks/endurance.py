@@ -1,7 +1,8 @@
 """A stack under steady load for a long time: what memory each process has, early and late."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -14,9 +15,12 @@ from benchmarks.memory import memory_of
 from benchmarks.stack import Program, Stack, environment
 from local.server import ServerError, wait_until
 
-PER_SECOND: Final = 200.0
+PER_SECOND: Final = 42.0
+"""Requests: of 21, one has a batch of a hundred documents, the others one each."""
 
-_EVERY_SECONDS: Final = 5.0
+_SINGLES: Final = 20
+_BATCH: Final = 100
+_SAMPLES: Final = 500
 _PATIENCE_SECONDS: Final = 300.0
 
 
@@ -32,16 +36,18 @@ def measure(
     Raises:
         ServerError: a document that was accepted is not stored.
     """
-    bodies = [orjson.dumps({"content": each}) for each in contents]
+    requests = list(_requests(stack.documents_url, contents))
     argv = ["celery", "-A", "worker.app", "beat", f"--schedule={folder / 'schedule'}"]
     beat = Program(folder / "beat", argv, environment(stack.database_url, stack.broker_url))
     samples: list[tuple[float, dict[str, float]]] = []
     with stack.api as api, stack.pair as worker, beat, ThreadPoolExecutor(1) as thread:
         start = monotonic()
-        load = thread.submit(post_steadily, stack.documents_url, bodies, PER_SECOND, seconds)
-        while not wait_until(load.done, _EVERY_SECONDS):
+        load = thread.submit(post_steadily, requests, PER_SECOND, seconds)
+        while not wait_until(load.done, seconds / _SAMPLES):
             samples.append(((monotonic() - start) / seconds, memory_of(api, worker)))
-        sent = load.result()
+        load.result()
+        posted = islice(cycle(requests), int(PER_SECOND * seconds))
+        sent = sum(_BATCH if url.endswith("batch") else 1 for url, _ in posted)
         if not wait_until(lambda: stack.count_rows() >= sent, _PATIENCE_SECONDS):
             raise ServerError(f"{stack.count_rows()} of {sent} documents were stored")
     figures: dict[str, float] = {"hour_documents": sent, "hour_seconds": seconds}
@@ -52,3 +58,12 @@ def measure(
         figures[f"hour_{process}_mb_late"] = median(late)
         figures[f"hour_{process}_mb_most"] = max(each[process] for _, each in samples)
     return figures
+
+
+def _requests(url: str, contents: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    bodies = [orjson.dumps({"content": each}) for each in contents]
+    for at in range(0, len(bodies) - _SINGLES - _BATCH, _SINGLES + _BATCH):
+        for body in bodies[at : at + _SINGLES]:
+            yield url, body
+        batch = bodies[at + _SINGLES : at + _SINGLES + _BATCH]
+        yield f"{url}/batch", b"[" + b",".join(batch) + b"]"

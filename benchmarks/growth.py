@@ -91,7 +91,7 @@ def children(site: Site, rounds: int) -> Figures:
         _fill(stack, contents, 2 * _DOCUMENTS, _MESSAGE)
         return _emptied(stack, crew, 2 * _DOCUMENTS)
 
-    return _table("children", _in_turns(crews, drain, rounds))
+    return _medians("children", _in_turns(crews, drain, rounds))
 
 
 def messages(site: Site, rounds: int) -> Figures:
@@ -104,7 +104,7 @@ def messages(site: Site, rounds: int) -> Figures:
         return _emptied(stack, stack.pair, count)
 
     sizes = {str(size): (size, count) for size, count in MESSAGES.items()}
-    return _table("messages", _in_turns(sizes, drain, rounds))
+    return _medians("messages", _in_turns(sizes, drain, rounds))
 
 
 def documents(site: Site, rounds: int) -> Figures:
@@ -118,7 +118,7 @@ def documents(site: Site, rounds: int) -> Figures:
         return _emptied(stack, stack.pair, count)
 
     sizes = {str(size): (size, count) for size, count in BYTES.items()}
-    return _table("documents", _in_turns(sizes, drain, rounds))
+    return _medians("documents", _in_turns(sizes, drain, rounds))
 
 
 def table(site: Site, rounds: int) -> Figures:
@@ -134,7 +134,7 @@ def table(site: Site, rounds: int) -> Figures:
         stack.checkpoint()
         return stack.drain(stack.pair, 2 * _DOCUMENTS)
 
-    return _table("table", _in_turns(stacks, drain, rounds, warm=True))
+    return _medians("table", _in_turns(stacks, drain, rounds, warm=True), compare=True)
 
 
 def queue(site: Site, rounds: int) -> Figures:
@@ -152,7 +152,7 @@ def queue(site: Site, rounds: int) -> Figures:
         _queue_up(stack, contents, lengths[stack.name] - stack.waiting())
         return drained
 
-    return _table("queue", _in_turns(stacks, drain, rounds, warm=True))
+    return _medians("queue", _in_turns(stacks, drain, rounds, warm=True), compare=True)
 
 
 def hour(site: Site, seconds: float) -> Figures:
@@ -179,16 +179,18 @@ def _in_turns(
     return found
 
 
-def _table(part: str, found: Rounds) -> Figures:
-    """Return medians, and those of each round's ratios to the first setting, as flat keys."""
+def _medians(part: str, found: Rounds, *, compare: bool = False) -> Figures:
+    """Return medians as flat keys; to compare, those of each round's costs by the first one's."""
     figures: Figures = {}
     first, *_ = found.values()
     for name, drained in found.items():
         figures[f"{part}_{name}_per_s"] = median(each.rate for each in drained)
         figures[f"{part}_{name}_cpu_ms"] = median(each.cpu_ms for each in drained)
-        both = list(zip(drained, first, strict=True))
-        figures[f"{part}_{name}_cost"] = median(one.rate / each.rate for each, one in both)
-        figures[f"{part}_{name}_cpu_cost"] = median(each.cpu_ms / one.cpu_ms for each, one in both)
+        if compare:
+            both = list(zip(drained, first, strict=True))
+            figures[f"{part}_{name}_cost"] = median(one.rate / each.rate for each, one in both)
+            cpu = median(each.cpu_ms / one.cpu_ms for each, one in both)
+            figures[f"{part}_{name}_cpu_cost"] = cpu
     return figures
 
 

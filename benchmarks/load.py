@@ -78,13 +78,13 @@ def post_evenly(url: str, bodies: Sequence[bytes], per_second: float) -> list[tu
     return _elsewhere(_evenly, url, bodies, per_second)
 
 
-def post_steadily(url: str, bodies: Sequence[bytes], per_second: float, seconds: float) -> int:
-    """Post bodies, the same again after a while, at a steady rate; return how many.
+def post_steadily(requests: Sequence[tuple[str, bytes]], per_second: float, seconds: float) -> None:
+    """Post bodies to URLs, the same again after a while, at a steady rate.
 
     Raises:
         RuntimeError: an answer was not 202.
     """
-    return _elsewhere(_steadily, url, bodies, per_second, seconds)
+    _elsewhere(_steadily, requests, per_second, seconds)
 
 
 def latency(url: str, database_url: str, bodies: Sequence[bytes]) -> Latency:
@@ -161,21 +161,20 @@ async def _post_evenly(
     return sent
 
 
-def _steadily(url: str, bodies: Sequence[bytes], per_second: float, seconds: float) -> int:
-    return uvloop.run(_post_steadily(url, bodies, per_second, seconds))
+def _steadily(requests: Sequence[tuple[str, bytes]], per_second: float, seconds: float) -> None:
+    uvloop.run(_post_steadily(requests, per_second, seconds))
 
 
 async def _post_steadily(
-    url: str, bodies: Sequence[bytes], per_second: float, seconds: float
-) -> int:
-    sent = 0
+    requests: Sequence[tuple[str, bytes]], per_second: float, seconds: float
+) -> None:
+    count = int(per_second * seconds)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         start = perf_counter()
         async with asyncio.TaskGroup() as group:
-            for sent, body in enumerate(islice(cycle(bodies), int(per_second * seconds)), 1):
-                await asyncio.sleep(max(0.0, start + sent / per_second - perf_counter()))
+            for number, (url, body) in enumerate(islice(cycle(requests), count)):
+                await asyncio.sleep(max(0.0, start + number / per_second - perf_counter()))
                 group.create_task(_ask(session, "POST", url, body, HTTPStatus.ACCEPTED))
-    return sent
 
 
 async def _ask(
