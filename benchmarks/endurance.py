@@ -12,7 +12,7 @@ import orjson
 
 from benchmarks.load import post_steadily
 from benchmarks.memory import memory_of
-from benchmarks.stack import Program, Stack, environment
+from benchmarks.stack import Stack, beat_of
 from local.server import ServerError, wait_until
 
 PER_SECOND: Final = 42.0
@@ -37,8 +37,7 @@ def measure(
         ServerError: a document that was accepted is not stored.
     """
     requests = list(_requests(stack.documents_url, contents))
-    argv = ["celery", "-A", "worker.app", "beat", f"--schedule={folder / 'schedule'}"]
-    beat = Program(folder / "beat", argv, environment(stack.database_url, stack.broker_url))
+    beat = beat_of(stack, folder)
     samples: list[tuple[float, dict[str, float]]] = []
     with stack.api as api, stack.pair as worker, beat, ThreadPoolExecutor(1) as thread:
         start = monotonic()

@@ -7,6 +7,7 @@ Parts, each on servers of its own, in alternating rounds:
 - documents: by documents of 200 B to 200 KB.
 - table: into tables of 10⁵ to 10⁷ documents.
 - queue: from queues of 10³ to 10⁶ messages of one document of 2 KB.
+- disk: what a million documents take, in the database, its log and the broker.
 - hour: an hour of steady load; the memory of each process.
 """
 
@@ -19,7 +20,7 @@ from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -29,7 +30,7 @@ from uuid_utils.compat import uuid7
 from benchmarks import endurance
 from benchmarks.archive import Archive
 from benchmarks.load import post_all
-from benchmarks.stack import Drained, Program, Stack, environment, ours
+from benchmarks.stack import Drained, Program, Stack, beat_of, environment, ours
 from benchmarks.texts import texts
 from local.ports import free_ports
 from local.postgres import Postgres
@@ -54,6 +55,8 @@ _MESSAGE: Final = 100
 _MESSAGE_BYTES: Final = 2_000_000
 _DOCUMENTS: Final = 10_000
 _TAKEN: Final = 900
+_DISK_DOCUMENTS: Final = 50_000
+_POSITION: Final = "SELECT pg_current_wal_insert_lsn()"
 _SECONDS: Final = 600.0
 
 SettingT = TypeVar("SettingT")
@@ -153,6 +156,29 @@ def queue(site: Site, rounds: int) -> Figures:
         return drained
 
     return _medians("queue", _in_turns(stacks, drain, rounds, warm=True), compare=True)
+
+
+def disk(site: Site, rounds: int) -> Figures:  # noqa: ARG001  # nothing varies
+    """Store and index documents; return megabytes per million of them."""
+    stack, (_, contents) = site.stack(), texts()
+    beat = beat_of(stack, site.folder)
+    empty, position = _folder_bytes(site.rabbitmq.folder), _value(stack, _POSITION)
+    _fill(stack, contents, _DISK_DOCUMENTS, _MESSAGE)
+    found: Figures = {"disk_queue": _folder_bytes(site.rabbitmq.folder) - empty}
+    with stack.pair, beat:
+        done = "SELECT count(*) >= %s AND NOT EXISTS (SELECT FROM index_queue) FROM document_search"
+        if not wait_until(lambda: bool(_value(stack, done, _DISK_DOCUMENTS)), _SECONDS):
+            raise ServerError("the documents are not stored and indexed")
+    found["disk_log"] = float(_value(stack, f"SELECT ({_POSITION}) - %s::pg_lsn", position))
+    with stack.database.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+        cursor.execute(
+            "SELECT relname, pg_table_size(relid), pg_indexes_size(relid)"
+            " FROM pg_stat_user_tables ORDER BY 1"
+        )
+        for name, rows, indexes in cursor.fetchall():
+            found |= {f"disk_{name}": rows, f"disk_{name}_indexes": indexes}
+    return {f"{name}_mb_per_million": size / _DISK_DOCUMENTS for name, size in found.items()}
 
 
 def hour(site: Site, seconds: float) -> Figures:
@@ -259,12 +285,24 @@ def _queue_up(stack: Stack, contents: Sequence[str], count: int) -> None:
         raise ServerError(f"{stack.waiting()} of {before + count} messages are queued")
 
 
+def _value(stack: Stack, sql: str, *values: object) -> Any:
+    with stack.database.cursor() as cursor:
+        cursor.execute(sql, values)
+        [[value]] = cursor.fetchall()
+        return value
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 PARTS: Final = {
     "children": children,
     "messages": messages,
     "documents": documents,
     "table": table,
     "queue": queue,
+    "disk": disk,
 }
 
 

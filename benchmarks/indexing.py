@@ -16,7 +16,7 @@ from typing import Final
 import orjson
 
 from benchmarks.load import post_all
-from benchmarks.stack import Program, Stack, environment, ours
+from benchmarks.stack import Program, Stack, beat_of, ours
 from benchmarks.texts import texts
 from local.ports import free_ports
 from local.postgres import Postgres
@@ -42,7 +42,7 @@ def main() -> None:
             RabbitMQ(Path(folder) / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
         ):
             stack = ours(Path(folder), postgres, rabbitmq)
-            beat = _beat(Path(folder), stack)
+            beat = beat_of(stack, Path(folder))
             rates = [
                 tuple(_drain(stack, contents, options.documents, each) for each in (None, beat))
                 for _ in range(options.rounds)
@@ -54,11 +54,6 @@ def main() -> None:
         print(f"{without:8,.0f}/s without, {indexing:,.0f}/s with it: {indexing / without:.2f}")
     ratio = median(indexing / without for without, indexing in rates)
     print(f"median ratio {ratio:.2f}, wanted ≥ 0.90")
-
-
-def _beat(folder: Path, stack: Stack) -> Program:
-    argv = ["celery", "-A", "worker.app", "beat", f"--schedule={folder / 'schedule'}"]
-    return Program(folder / "beat", argv, environment(stack.database_url, stack.broker_url))
 
 
 def _drain(stack: Stack, contents: Sequence[str], documents: int, beat: Program | None) -> float:

@@ -271,6 +271,12 @@ def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
     )
 
 
+def beat_of(stack: Stack, folder: Path) -> Program:
+    """Return the beat of our stack, not yet started: it has documents indexed, among others."""
+    argv = ["celery", "-A", "worker.app", "beat", f"--schedule={folder / 'schedule'}"]
+    return Program(folder / "beat", argv, environment(stack.database_url, stack.broker_url))
+
+
 def bare(folder: Path) -> tuple[Program, str]:
     """Return the API that does nothing, not yet started, and the URL that takes one document."""
     [port] = free_ports(1)
