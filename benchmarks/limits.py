@@ -6,9 +6,11 @@ Each is measured by as many processes at once as the pipe has, on the same cores
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from multiprocessing import get_context
+from statistics import mean
 from typing import Final
 from uuid import uuid4
 
@@ -35,42 +37,51 @@ _SECONDS: Final = 2.0
 _MESSAGES: Final = 20
 
 
-def predict(contents: Sequence[str], processes: int) -> float:
-    """Return how many documents a second so many processes classify, in messages."""
+@dataclass(frozen=True)
+class Stage:
+    """Documents a second, and milliseconds of processor time per document."""
+
+    rate: float
+    cpu_ms: float
+
+
+def predict(contents: Sequence[str], processes: int) -> Stage:
+    """Return what so many processes classify, in messages."""
     return _together(_predict, processes, list(contents))
 
 
-def store_rate(contents: Sequence[str], processes: int, database_url: str) -> float:
-    """Return how many new documents a second so many processes write, a transaction a message."""
+def store_new(contents: Sequence[str], processes: int, database_url: str) -> Stage:
+    """Return what so many processes write of new documents, a transaction a message."""
     return _together(_store, processes, list(contents), database_url)
 
 
-def decode(contents: Sequence[str], processes: int) -> float:
-    """Return how many documents a second so many processes read from messages' bytes."""
+def decode(contents: Sequence[str], processes: int) -> Stage:
+    """Return what so many processes read from messages' bytes."""
     return _together(_decode, processes, list(contents))
 
 
-def parse(contents: Sequence[str], batch: int) -> float:
-    """Return how many documents a second one process parses and validates, in batches."""
+def parse(contents: Sequence[str], batch: int) -> Stage:
+    """Return what one process parses and validates, in batches."""
     return _together(_parse, 1, list(contents), batch)
 
 
-def _together(work: Callable[..., Iterator[int]], processes: int, *args: object) -> float:
-    """Return the sum of what each process does in a second, while all of them do it."""
+def _together(work: Callable[..., Iterator[int]], processes: int, *args: object) -> Stage:
+    """Return what each process does in a second, summed, while all of them do it."""
     start = time.time() + 3  # by then all are ready: they import and prepare meanwhile
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        rates = [pool.submit(_rate, work, start, args) for _ in range(processes)]
-        return sum(each.result() for each in rates)
+        working = [pool.submit(_alone, work, start, args) for _ in range(processes)]
+        stages = [each.result() for each in working]
+    return Stage(sum(each.rate for each in stages), mean(each.cpu_ms for each in stages))
 
 
-def _rate(work: Callable[..., Iterator[int]], start: float, args: tuple[object, ...]) -> float:
+def _alone(work: Callable[..., Iterator[int]], start: float, args: tuple[object, ...]) -> Stage:
     steps = work(*args)
     next(steps)  # once, before time counts
     time.sleep(max(0.0, start - time.time()))
-    done, begin = 0, time.perf_counter()
+    done, begin, cpu = 0, time.perf_counter(), time.process_time()
     while (seconds := time.perf_counter() - begin) < _SECONDS:
         done += next(steps)
-    return done / seconds
+    return Stage(done / seconds, 1000 * (time.process_time() - cpu) / done)
 
 
 def _messages(contents: Sequence[str]) -> Iterator[list[str]]:

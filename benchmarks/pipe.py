@@ -156,6 +156,8 @@ class Bench:
         self.stack.empty()
         self.figures.add(name, drained.rate)
         self.figures.add(f"{name}_cpu_ms", drained.cpu_ms)
+        for part, milliseconds in drained.parts.items():
+            self.figures.add(f"{name}_{part}_cpu_ms", milliseconds)
         self.figures.add(f"{name}_message_documents", drained.message_documents)
 
 
@@ -178,16 +180,17 @@ class Limits:
             cpu = api.cpu_seconds() - before
         self.figures.add("bare", answered.rate)
         self.figures.add("bare_cpu_ms", 1000 * cpu / len(self._bodies))
-        self.figures.add("parsed", limits.parse(self._contents, BIG_BATCH))
+        self.figures.add("parsed", limits.parse(self._contents, BIG_BATCH).rate)
         stages = {
             "predict": limits.predict(self._contents, 2),
-            "store": limits.store_rate(self._contents, 2, self._database.database_url),
+            "store": limits.store_new(self._contents, 2, self._database.database_url),
             "decode": limits.decode(self._contents, 2),
         }
         self._database.empty()
-        for name, rate in stages.items():
-            self.figures.add(name, rate)
-        self.figures.add("stages", 1 / sum(1 / rate for rate in stages.values()))
+        for name, stage in stages.items():
+            self.figures.add(name, stage.rate)
+            self.figures.add(f"{name}_cpu_ms", stage.cpu_ms)
+        self.figures.add("stages", 1 / sum(1 / stage.rate for stage in stages.values()))
 
 
 def measure(scale: Scale, contents: Sequence[str]) -> dict[str, float]:

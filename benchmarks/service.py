@@ -57,7 +57,7 @@ class Service:
         with self._stack.api as api, self._stack.pair as worker:
             self._wait_until_stored(self._post(10))
             self._memory("rest", api, worker)
-            self._half_load()
+            self._half_load(api, worker)
             with Growing(api, worker) as memory:
                 self._import()
             self.figures |= memory.figures
@@ -78,17 +78,23 @@ class Service:
                 self.figures |= {f"{name}_ms_p50": answered.p50, f"{name}_ms_p99": answered.p99}
         self._stack.purge()
 
-    def _half_load(self) -> None:
+    def _half_load(self, api: Program, worker: Program) -> None:
         """Find out what is stored as fast as it is accepted; then send half of that, evenly."""
         before, earlier = self._stack.stored(), len(self._stack.commits())
         self._wait_until_stored(before + self._post(2 * self._amounts.posts))
         (_, start), *others = self._stack.commits()[earlier:]
         rate = sum(count for count, _ in others) / (others[-1][1] - start)
         self.figures["sustained_per_s"] = rate
-        before = self._stack.stored()
+        before, earlier = self._stack.stored(), len(self._stack.commits())
         bodies = self._bodies(int(rate / 2 * self._amounts.steady_seconds))
+        cpu = self._stack.cpu_seconds(worker, api)
         sent = dict(post_evenly(self._stack.documents_url, bodies, rate / 2))
         self._wait_until_stored(before + len(sent))
+        for part, seconds in self._stack.cpu_seconds(worker, api).items():
+            milliseconds = 1000 * (seconds - cpu[part]) / len(sent)
+            self.figures[f"half_load_{part}_cpu_ms"] = milliseconds
+        messages = len(self._stack.commits()) - earlier
+        self.figures["half_load_message_documents"] = len(sent) / messages
         taken = [at - sent[key] for key, at in self._stack.committed() if key in sent]
         if len(taken) != len(sent):
             raise ServerError(f"{len(taken)} of {len(sent)} documents were stored")

@@ -4,12 +4,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import psycopg2
 from kombu import Connection
 from sqlalchemy import create_engine
@@ -63,8 +64,18 @@ class Program(Server):
 
     def cpu_seconds(self) -> float:
         """Return the processor time that it and its children have used so far."""
-        times = [each.cpu_times() for pid in self.pids() for each in family(pid)]
-        return sum(each.user + each.system for each in times)
+        return sum(cpu_seconds(self).values())
+
+
+def cpu_seconds(server: Server) -> dict[str, float]:
+    """Return the processor time that a server's `main` processes and their `children` have used."""
+    found = {"main": 0.0, "children": 0.0}
+    for pid in server.pids():
+        for each in family(pid):
+            with suppress(psutil.Error):
+                times = each.cpu_times()
+                found["main" if each.pid == pid else "children"] += times.user + times.system
+    return found
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,18 @@ class Drained:
 
     Attributes:
         rate: documents a second.
-        cpu_ms: milliseconds of the worker's processor time per document.
+        parts: milliseconds of processor time per document, of each part of the stack.
         message_documents: documents of a message, on average.
     """
 
     rate: float
-    cpu_ms: float
+    parts: Mapping[str, float]
     message_documents: float
+
+    @property
+    def cpu_ms(self) -> float:
+        """Milliseconds of the worker's processor time per document."""
+        return self.parts["worker"] + self.parts["children"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,7 @@ class Stack:
         documents_url: takes one document.
         database_url: has the table `documents`.
         database: our own look into it.
+        servers: what it runs on, by name.
         broker_url: has the queue of documents.
         commits_sql: (documents, seconds since the epoch) of each commit, in their order.
         stored_sql: how many documents are stored.
@@ -107,6 +124,7 @@ class Stack:
     documents_url: str
     database_url: str
     database: psycopg2.extensions.connection
+    servers: Mapping[str, Server]
     broker_url: str
     commits_sql: str
     stored_sql: str
@@ -124,20 +142,29 @@ class Stack:
         begun, earlier = self.stored(), len(self.commits())
         with worker:
             wait_until(lambda: self.stored() > begun, _DRAIN_SECONDS)
-            before, cpu_before = self.stored(), worker.cpu_seconds()
+            before, cpu_before = self.stored(), self.cpu_seconds(worker)
             if not wait_until(lambda: self.stored() >= begun + documents, _DRAIN_SECONDS):
                 raise ServerError(
                     f"{self.name} stored {self.stored() - begun} of {documents} documents"
                 )
-            cpu, after = worker.cpu_seconds() - cpu_before, self.stored()
+            cpu, after = self.cpu_seconds(worker), self.stored()
+        parts = {each: 1000 * (cpu[each] - cpu_before[each]) / (after - before) for each in cpu}
         (first, start), *others = self.commits()[earlier:]
         stored = 0
         for number, (count, end) in enumerate(others, 2):
             stored += count
             if first + stored >= documents:
                 rate = stored / (end - start)
-                return Drained(rate, 1000 * cpu / (after - before), (first + stored) / number)
+                return Drained(rate, parts, (first + stored) / number)
         raise ServerError(f"{self.name} stored {first + stored} of {documents} documents")
+
+    def cpu_seconds(self, worker: Program, api: Program | None = None) -> dict[str, float]:
+        """Return the processor time that each part has used so far."""
+        found = {name: sum(cpu_seconds(each).values()) for name, each in self.servers.items()}
+        if api is not None:
+            found["api"] = api.cpu_seconds()
+        of_worker = cpu_seconds(worker)
+        return found | {"worker": of_worker["main"], "children": of_worker["children"]}
 
     def waiting(self) -> int:
         """Return how many messages no worker has taken."""
@@ -238,6 +265,7 @@ def ours(
         documents_url=f"{url}/v1/documents",
         database_url=env["DATABASE_URL"],
         database=_look_into(env["DATABASE_URL"]),
+        servers={"postgres": postgres, "rabbitmq": rabbitmq},
         broker_url=env["BROKER_URL"],
         commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
         " ORDER BY committed_at",
@@ -263,6 +291,7 @@ def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
         documents_url=f"{url}/documents",
         database_url=env["DATABASE_URL"],
         database=_look_into(env["DATABASE_URL"]),
+        servers={"postgres": postgres, "rabbitmq": rabbitmq},
         broker_url=env["BROKER_URL"],
         commits_sql="SELECT 1, extract(epoch FROM created_at)::float8 FROM documents"
         " ORDER BY created_at",
