@@ -1,10 +1,9 @@
 """Draw where the processor's time goes: `python -m benchmarks.picture`, from the last figures.
 
-Writes `docs/profile.svg`: a bar for documents that come one by one, and one for a full queue.
+Writes `docs/profile.svg`: for documents that come one by one, and for a full queue.
 """
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Final
 
@@ -14,75 +13,74 @@ from benchmarks.pipe import RESULTS
 
 PICTURE: Final = Path(__file__).parents[1] / "docs" / "profile.svg"
 
-_WIDTH, _BAR, _LEFT, _TOP = 820, 44, 10, 34
-_STEP: Final = 118
-_NARROW: Final = 60.0
-_COLOURS: Final = {
-    "API": "#4e79a7",
-    "RabbitMQ": "#f28e2b",
-    "worker, main process": "#edc948",
-    "child: classify": "#59a14f",
-    "child: store": "#8cd17d",
-    "child: all else": "#c7e9c0",
-    "PostgreSQL": "#b07aa1",
-}
+_WIDTH, _LABELS, _BARS = 760, 190, 480
+_ROW, _TITLE = 24, 44
+
+Panel = tuple[str, Mapping[str, float]]
 
 
 def picture(figures: Mapping[str, float]) -> str:
-    """Return the drawing."""
-    bars = {
-        f"Single documents, {figures['sustained_per_s'] / 2:,.0f} a second, in messages of"
-        f" {figures['half_load_message_documents']:.0f}": _parts(figures, "half_load"),
-        f"A full queue, {figures['pair_stored']:,.0f} a second, in messages of"
-        f" {figures['pair_stored_message_documents']:.0f}": _parts(figures, "pair_stored"),
-    }
-    rows = [
-        element
-        for number, (title, parts) in enumerate(bars.items())
-        for element in _bar(title, parts, _TOP + number * _STEP)
-    ]
-    height = _TOP + len(bars) * _STEP
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
-        ' font-family="sans-serif" font-size="13">\n'
-        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>\n'
-        + "\n".join(rows)
-        + "\n</svg>\n"
+    """Return the drawing: a panel each, a bar for each part."""
+    rows, top = [], 0
+    for title, parts in _panels(figures):
+        rows += list(_draw(title, parts, top))
+        top += _TITLE + _ROW * len(parts)
+    return "\n".join(
+        [
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top + _ROW}"'
+                ' font-family="sans-serif" font-size="13">'
+            ),
+            f'<rect width="{_WIDTH}" height="{top + _ROW}" fill="white"/>',
+            *rows,
+            "</svg>\n",
+        ]
     )
 
 
-def _parts(figures: Mapping[str, float], kind: str) -> dict[str, float]:
-    """Return milliseconds per document; of a child's, what its stages take alone is known."""
-    children = figures[f"{kind}_children_cpu_ms"]
-    parts = {
-        "API": figures.get(f"{kind}_api_cpu_ms", 0.0),
-        "RabbitMQ": figures[f"{kind}_rabbitmq_cpu_ms"],
-        "worker, main process": figures[f"{kind}_worker_cpu_ms"],
-    }
-    if kind == "pair_stored":
-        classify, store = figures["limit_predict_cpu_ms"], figures["limit_store_cpu_ms"]
-        rest = max(0.0, children - classify - store)
-        parts |= {"child: classify": classify, "child: store": store, "child: all else": rest}
-    else:
-        parts["child: all else"] = children
-    return parts | {"PostgreSQL": figures[f"{kind}_postgres_cpu_ms"]}
+def _panels(figures: Mapping[str, float]) -> Iterator[Panel]:
+    half = {name: figures[f"half_load_{name}_cpu_ms"] for name in _PARTS}
+    rate, size = figures["sustained_per_s"] / 2, figures["half_load_message_documents"]
+    yield (
+        f"Single documents, {rate:,.0f} a second, in messages of {size:.0f}",
+        {label: half[name] for name, label in _PARTS.items()},
+    )
+    full = {name: figures[f"pair_stored_{name}_cpu_ms"] for name in _PARTS if name != "api"}
+    classify, store = figures["limit_predict_cpu_ms"], figures["limit_store_cpu_ms"]
+    yield (
+        (
+            f"A full queue, {figures['pair_stored']:,.0f} documents a second, in messages of"
+            f" {figures['pair_stored_message_documents']:.0f}"
+        ),
+        {
+            "RabbitMQ": full["rabbitmq"],
+            "worker, main process": full["worker"],
+            "child: classify": classify,
+            "child: store": store,
+            "child: all else": max(0.0, full["children"] - classify - store),
+            "PostgreSQL": full["postgres"],
+        },
+    )
 
 
-def _bar(title: str, parts: Mapping[str, float], top: int) -> Iterator[str]:
-    total = sum(parts.values())
-    yield f'<text x="{_LEFT}" y="{top - 10}">{escape(title)}: {total:.2f} ms each</text>'
-    left, line = float(_LEFT), 0
-    for name, milliseconds in parts.items():
-        width = (_WIDTH - 2 * _LEFT) * milliseconds / total
-        if not width:
-            continue
-        colour = _COLOURS[name]
-        yield f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>'
-        label = f"{escape(name.removeprefix('child: '))} {milliseconds:.3f}"
-        below = top + _BAR + 16 + 16 * (line % 2) if width < _NARROW * 2 else top + _BAR // 2 + 5
-        line += width < _NARROW * 2
-        yield f'<text x="{left + 3:.1f}" y="{below}">{label}</text>'
-        left += width
+def _draw(title: str, parts: Mapping[str, float], top: int) -> Iterator[str]:
+    total, longest = sum(parts.values()), max(parts.values())
+    heading = f"{title}: {1000 * total:,.0f} µs of processor time each"
+    yield f'<text x="10" y="{top + 28}" font-weight="bold">{heading}</text>'
+    for number, (name, milliseconds) in enumerate(parts.items()):
+        y, width = top + _TITLE + number * _ROW, _BARS * milliseconds / longest
+        yield f'<text x="{_LABELS - 8}" y="{y + 14}" text-anchor="end">{name}</text>'
+        yield f'<rect x="{_LABELS}" y="{y}" width="{width:.1f}" height="18" fill="#4e79a7"/>'
+        yield f'<text x="{_LABELS + width + 6:.1f}" y="{y + 14}">{1000 * milliseconds:,.0f}</text>'
+
+
+_PARTS: Final = {
+    "api": "API",
+    "rabbitmq": "RabbitMQ",
+    "worker": "worker, main process",
+    "children": "worker's children",
+    "postgres": "PostgreSQL",
+}
 
 
 def main() -> None:
