@@ -54,7 +54,12 @@ class Batch:
     """The documents of a batch: those that are fine, stamped, and what is wrong with the others."""
 
     def __init__(
-        self, items: Sequence[Item], services: Services, request_id: str, key: str | None = None
+        self,
+        items: Sequence[Item],
+        services: Services,
+        request_id: str,
+        caller: str,
+        key: str | None,
     ) -> None:
         self._entries: list[Document | list[FieldError]] = []
         first: dict[str, int] = {}
@@ -63,7 +68,7 @@ class Batch:
             entry: Document | list[FieldError]
             document = _at(wrong, index, line) or validated(value, limit, [index], line)
             if isinstance(document, DocumentIn):
-                keyed = None if key is None else keyed_id("", key, index)
+                keyed = None if key is None else keyed_id(caller, key, index)
                 entry = stamped(document, services.clock, request_id, keyed)
                 if (other := first.setdefault(entry["id"], index)) != index:
                     field = "id" if document.id else "external_id"

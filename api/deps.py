@@ -10,12 +10,14 @@ import structlog
 from fastapi import Depends, Request
 from uuid_utils.compat import uuid7
 
+from api.auth import Gate
 from api.backlog import Backlog
 from api.classifier import Classifier
 from api.evidence import Evidence
 from api.exports import Exports
 from api.imports.importer import Importer
 from api.intake import Intake
+from api.keyring import Keyring
 from api.metrics import State
 from api.outcomes import Outcomes
 from api.schemas.account import LedgerOut
@@ -101,6 +103,8 @@ class Services:
             application="postroom-api",
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
+        self._keyring = Keyring(self.database.run)
+        self.gate = Gate(self._keyring if settings.asks_for_keys else None)
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self.exports = Exports(
             settings.database_url.get_secret_value(),
@@ -127,6 +131,7 @@ class Services:
         """Write a mark, see to the queues and to their length every second, until cancelled."""
         await asyncio.gather(
             _repeat(self._mark),
+            _repeat(self._keyring.look),
             _repeat(self._declare_queues),
             _repeat(self._watch_backlog),
             _repeat(self.imports.settle),

@@ -2,6 +2,8 @@
 
     Problem
     ├── Malformed              400  the body is no JSON
+    ├── Unauthenticated        401  it cannot be told who calls
+    ├── Forbidden              403  the caller may not do that
     ├── NotFound               404  what the path names is not there
     ├── Conflict               409  it is not in a state to do that with
     ├── ContentTooLarge        413  the body is too large
@@ -64,6 +66,32 @@ class Malformed(Problem):
     """The body is no JSON at all."""
 
     status = HTTPStatus.BAD_REQUEST
+
+
+class Unauthenticated(Problem):
+    """It cannot be told who calls."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, detail: str, challenge: Mapping[str, str]) -> None:
+        """Say why; `challenge` are parameters of `WWW-Authenticate` (RFC 6750)."""
+        super().__init__(detail, headers={"WWW-Authenticate": _challenge(challenge)})
+
+
+class Forbidden(Problem):
+    """The caller may not do that."""
+
+    status = HTTPStatus.FORBIDDEN
+
+    def __init__(self, detail: str, scope: str) -> None:
+        """Say why, and which scope would do."""
+        challenge = {"error": "insufficient_scope", "scope": scope}
+        super().__init__(detail, headers={"WWW-Authenticate": _challenge(challenge)})
+
+
+def _challenge(parameters: Mapping[str, str]) -> str:
+    named = {"realm": "postroom", **parameters}
+    return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in named.items())
 
 
 class NotFound(Problem):

@@ -58,6 +58,8 @@ _HEADERS: Final = {
 
 _REASONS: Final = {
     400: "The body is not JSON.",
+    401: "No key, or one that is not valid.",
+    403: "The key lacks the scope that this takes.",
     404: "No document of this id is stored: it is on its way, was deleted, or is unknown.",
     409: "That cannot be done with it; the detail says why.",
     412: "The document is not as If-Match or If-None-Match asks for. Nothing was changed.",
@@ -107,6 +109,11 @@ def install(app: FastAPI) -> None:
             schemas.update(definitions["$defs"])
             for path in schema["paths"].values():
                 for operation in path.values():
+                    if "security" in operation:
+                        for status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                            operation["responses"][str(status.value)] = _problem(
+                                _REASONS[status], status
+                            )
                     operation["responses"]["default"] = _problem("Any other error.", 500)
                     if "422" in operation["responses"]:
                         operation["responses"]["422"] = _problem(_REASONS[422], 422)

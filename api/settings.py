@@ -1,6 +1,7 @@
 """Settings of the API."""
 
-from typing import Annotated
+from ipaddress import ip_address
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -26,6 +27,9 @@ class ApiSettings(SharedSettings):
     broker_api_url: Annotated[SecretStr, AfterValidator(_api_url)] = Field(
         SecretStr(""), description="RabbitMQ's management API; empty for none"
     )
+    auth: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether callers need a key; `auto`: unless the API is on loopback"
+    )
     api_host: str = "127.0.0.1"
     api_port: Annotated[int, Alias("PORT")] = Field(8000, ge=1, le=65_535)
     root_path: str = Field("", pattern=r"^(/[^/?#]+)*$", description="path prefix of a proxy")
@@ -41,3 +45,15 @@ class ApiSettings(SharedSettings):
     max_content_bytes: int = Field(
         1 << 20, ge=1, le=MAX_BODY_BYTES, description="UTF-8 bytes of a document's content at most"
     )
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether callers need a key."""
+        return not _loopback(self.api_host) if self.auth == "auto" else self.auth == "on"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -18,6 +18,7 @@ from api.intake import stamped
 from api.middleware import request_id
 from api.schemas.document import DocumentIn
 from api.validation import validated
+from shared import access
 from shared.errors import PostroomError
 
 ASKING: Final = frozenset(
@@ -40,17 +41,16 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         sent = _plain_headers(scope)
-        if sent is None:
+        if sent is None or not _may(sent, services := scope["app"].state.services):
             await self._app(scope, receive, send)
             return
         messages = await _whole(receive)
-        services: Services = scope["app"].state.services
         content = b"".join([each.get("body", b"") for each in messages])
         document = _read(content, services) if messages[-1]["type"] == "http.request" else None
         if document is None:
             await self._app(scope, _again(messages, receive), send)
             return
-        own = request_id(sent.get(b"x-request-id", b"").decode("latin-1"))
+        own = request_id(_text(sent, b"x-request-id"))
         scope.setdefault("state", {})["request_id"] = own
         message = stamped(document, services.clock, own)
         try:
@@ -92,6 +92,16 @@ def _plain_headers(scope: Scope) -> dict[bytes, bytes] | None:
         and int(length[:20]) <= _MAX_BYTES
     )
     return headers if plain else None
+
+
+def _may(sent: dict[bytes, bytes], services: Services) -> bool:
+    """Whether the caller is known, and may accept documents."""
+    authorization = _text(sent, b"authorization")
+    return services.gate.admit_at_once(authorization, access.Scope.DOCUMENTS_WRITE) is not None
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str:
+    return headers.get(name, b"").decode("latin-1")
 
 
 async def _whole(receive: Receive) -> list[Message]:

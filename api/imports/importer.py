@@ -36,6 +36,7 @@ class Request:
     Attributes:
         form: of the body.
         packed: whether it is gzip.
+        caller: who sent it.
         key: the `Idempotency-Key`.
         length: bytes of the body, if it says so.
         request_id: goes with each document.
@@ -43,6 +44,7 @@ class Request:
 
     form: Form
     packed: bool
+    caller: str
     key: str
     length: int | None
     request_id: str
@@ -124,7 +126,9 @@ class Importer:
     async def _begin(self, request: Request, account: Account) -> Import:
         """Return the import. It takes the upload if it has the producer of `account` then."""
         form = request.form.described()
-        upload = store.Upload(uuid7(), "", request.key, form, account.producer_id, request.length)
+        upload = store.Upload(
+            uuid7(), request.caller, request.key, form, account.producer_id, request.length
+        )
         row = await self._database.run(lambda session: store.begin(session, upload))
         if row.producer_id == account.producer_id:
             return row

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from api.auth import Reader
 from api.deps import ServicesDep
 from api.openapi import problems
 from api.schemas.account import CategoriesOut, CategoryOut
@@ -11,7 +12,7 @@ router = APIRouter(prefix="/v1/categories", tags=["categories"])
 
 
 @router.get("", operation_id="listCategories", responses=problems(503))
-async def list_categories(services: ServicesDep) -> CategoriesOut:
+async def list_categories(services: ServicesDep, _: Reader) -> CategoriesOut:
     """List the categories of stored documents, the largest first."""
     counts = await services.database.run(lambda session: ledger.counts(session, "category"))
     data = [CategoryOut(category=key, documents=n) for key, n in counts.items()]

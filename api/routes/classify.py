@@ -7,6 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from api import body
+from api.auth import Classifying
 from api.deps import ServicesDep
 from api.errors import Invalid
 from api.openapi import problems, ref, request_body
@@ -31,7 +32,7 @@ _CLASSIFIED: Final[dict[int | str, dict[str, Any]]] = {
     openapi_extra=_BODY,
     responses=_CLASSIFIED | problems(400, 413, 415, 422, 503),
 )
-async def classify_texts(request: Request, services: ServicesDep) -> Response:
+async def classify_texts(request: Request, services: ServicesDep, _: Classifying) -> Response:
     """Classify one text, or several at once. Nothing is stored.
 
     A worker answers, before it goes on with documents that wait. If none does within 5 seconds,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import body
+from api.auth import DeadReader, Replayer
 from api.deps import Services, ServicesDep
 from api.errors import Conflict, Invalid, NotFound
 from api.openapi import problems, ref, request_body
@@ -95,6 +96,7 @@ async def list_dead_letters(
     request: Request,
     response: Response,
     services: ServicesDep,
+    _: DeadReader,
     query: Annotated[LetterQuery, Query()],
 ) -> LetterPageOut:
     """List dead letters, newest first, without their payloads."""
@@ -111,7 +113,7 @@ async def list_dead_letters(
 
 @router.get("/groups", operation_id="groupDeadLetters", responses=problems(422, 503))
 async def group_dead_letters(
-    services: ServicesDep, query: Annotated[GroupQuery, Query()]
+    services: ServicesDep, _: DeadReader, query: Annotated[GroupQuery, Query()]
 ) -> LetterGroupsOut:
     """Count dead letters that died alike, the most frequent first."""
     where = _filter(query)
@@ -120,7 +122,7 @@ async def group_dead_letters(
 
 
 @router.get("/{letter_id}", operation_id="getDeadLetter", responses=problems(422, 503) | _NOT_FOUND)
-async def get_dead_letter(services: ServicesDep, letter_id: UUID) -> LetterDetailOut:
+async def get_dead_letter(services: ServicesDep, _: DeadReader, letter_id: UUID) -> LetterDetailOut:
     """Return a dead letter with its headers and its payload."""
     row = await services.database.run(lambda session: store.get(session, letter_id, MAX_PAYLOAD))
     if row is None:
@@ -136,7 +138,7 @@ async def get_dead_letter(services: ServicesDep, letter_id: UUID) -> LetterDetai
     responses=problems(400, 413, 415, 422, 503),
 )
 async def replay_dead_letters(
-    request: Request, response: Response, services: ServicesDep
+    request: Request, response: Response, services: ServicesDep, _: Replayer
 ) -> ReplayOut:
     """Queue dead letters again, the oldest first: some in each call, see `has_more`.
 
@@ -174,7 +176,7 @@ async def replay_dead_letters(
     responses=problems(409, 422, 503) | _NOT_FOUND,
 )
 async def replay_dead_letter(
-    services: ServicesDep, letter_id: UUID, query: Annotated[RestampQuery, Query()]
+    services: ServicesDep, _: Replayer, letter_id: UUID, query: Annotated[RestampQuery, Query()]
 ) -> ReplayedOut:
     """Queue a dead letter again. It is listed until its documents are stored.
 
@@ -196,7 +198,7 @@ async def replay_dead_letter(
     status_code=HTTPStatus.NO_CONTENT,
     responses=problems(422, 503),
 )
-async def delete_dead_letter(services: ServicesDep, letter_id: UUID) -> Response:
+async def delete_dead_letter(services: ServicesDep, _: Replayer, letter_id: UUID) -> Response:
     """Delete a dead letter for good. The account keeps its documents as dead."""
     await services.database.run(lambda session: store.remove(session, letter_id))
     return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -204,7 +206,7 @@ async def delete_dead_letter(services: ServicesDep, letter_id: UUID) -> Response
 
 @router.delete("", operation_id="deleteDeadLetters", responses=problems(422, 503))
 async def delete_dead_letters(
-    services: ServicesDep, query: Annotated[DeleteQuery, Query()]
+    services: ServicesDep, _: Replayer, query: Annotated[DeleteQuery, Query()]
 ) -> DeletedOut:
     """Delete dead letters for good: some in each call, see `has_more`."""
     where = _filter(query)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import body, conditional, responses
+from api.auth import Reader, Writer
 from api.batch import Batch, read_batch
 from api.deps import Services, ServicesDep
 from api.errors import Invalid
@@ -127,7 +128,7 @@ class DocumentQuery(BaseModel):
     openapi_extra=_DOCUMENT | request_headers("Prefer", "Idempotency-Key"),
     responses=_ACCEPTED | problems(400, 404, 413, 415, 422, 503),
 )
-async def create_document(request: Request, services: ServicesDep) -> Response:
+async def create_document(request: Request, services: ServicesDep, caller: Writer) -> Response:
     """Accept a document. Once answered, it is kept whatever fails.
 
     With an `Idempotency-Key` a document that has neither `id` nor `external_id` is made once,
@@ -137,7 +138,7 @@ async def create_document(request: Request, services: ServicesDep) -> Response:
     conditional.refuse(request)
     key = idempotency_key(request)
     document, size = await _read_document(request, services)
-    keyed = None if key is None else keyed_id("", key, 0)
+    keyed = None if key is None else keyed_id(caller.name, key, 0)
     message = stamped(document, services.clock, request.state.request_id, keyed)
     return await _accept(request, services, message, size, preference(request))
 
@@ -151,13 +152,16 @@ async def create_document(request: Request, services: ServicesDep) -> Response:
     responses=_BATCH_ACCEPTED | problems(400, 413, 415, 422, 503),
 )
 async def create_documents(
-    request: Request, services: ServicesDep, query: Annotated[BatchQuery, Query()]
+    request: Request,
+    services: ServicesDep,
+    caller: Writer,
+    query: Annotated[BatchQuery, Query()],
 ) -> Response:
     """Accept up to 1,000 documents as one message: all of them or, by default, none."""
     conditional.refuse(request)
     key, wanted = idempotency_key(request), preference(request)
     items, size = await read_batch(request)
-    batch = Batch(items, services, request.state.request_id, key)
+    batch = Batch(items, services, request.state.request_id, caller.name, key)
     if batch.errors and query.atomic:
         raise Invalid(
             "Nothing was accepted: documents of the batch are wrong.", errors=batch.errors
@@ -184,7 +188,9 @@ async def create_documents(
     openapi_extra=_DOCUMENT | request_headers("Prefer", "If-Match", "If-None-Match"),
     responses=_ACCEPTED | problems(400, 404, 412, 413, 415, 422, 503),
 )
-async def replace_document(request: Request, services: ServicesDep, document_id: UUID) -> Response:
+async def replace_document(
+    request: Request, services: ServicesDep, _: Writer, document_id: UUID
+) -> Response:
     """Accept a document under an id of yours, in place of what is stored there.
 
     A precondition is decided when the document is stored, so the answer waits for that: five
@@ -213,6 +219,7 @@ async def replace_document(request: Request, services: ServicesDep, document_id:
 async def get_document(
     request: Request,
     services: ServicesDep,
+    _: Reader,
     document_id: UUID,
     query: Annotated[DocumentQuery, Query()],
 ) -> Response:
@@ -238,7 +245,9 @@ async def get_document(
     openapi_extra=_PATCH | request_headers("If-Match"),
     responses=_CHANGED | problems(400, 404, 412, 413, 415, 422, 503),
 )
-async def update_document(request: Request, services: ServicesDep, document_id: UUID) -> Response:
+async def update_document(
+    request: Request, services: ServicesDep, _: Writer, document_id: UUID
+) -> Response:
     """Change the metadata of a stored document by a merge-patch (RFC 7396), and its label."""
     if_match = conditional.of_change(request, services.clock)
     body.media_type(request, (MERGE_PATCH, body.JSON))
@@ -275,7 +284,9 @@ async def update_document(request: Request, services: ServicesDep, document_id: 
     openapi_extra=request_headers("If-Match"),
     responses=problems(412, 422, 503),
 )
-async def delete_document(request: Request, services: ServicesDep, document_id: UUID) -> Response:
+async def delete_document(
+    request: Request, services: ServicesDep, _: Writer, document_id: UUID
+) -> Response:
     """Delete a document, stored or still on its way. Doing it again changes nothing."""
     if_match = conditional.of_change(request, services.clock)
     now, request_id = services.clock.stamp(), request.state.request_id

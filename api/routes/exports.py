@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
+from api.auth import Reader
 from api.deps import ServicesDep
 from api.exports import Csv, ExportResponse, Ndjson, takes_gzip
 from api.openapi import problems
@@ -54,7 +55,7 @@ class ExportQuery(SortedQuery):
     responses=_STREAMS | problems(422, 503),
 )
 async def export_documents(
-    request: Request, services: ServicesDep, query: Annotated[ExportQuery, Query()]
+    request: Request, services: ServicesDep, _: Reader, query: Annotated[ExportQuery, Query()]
 ) -> Response:
     """Stream all documents of a list as they are now, whatever is written meanwhile.
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
+from api.auth import Reader
 from api.deps import ServicesDep
 from api.errors import NotFound
 from api.openapi import problems
@@ -30,6 +31,7 @@ async def get_document_history(
     request: Request,
     response: Response,
     services: ServicesDep,
+    _: Reader,
     document_id: UUID,
     query: Annotated[PageQuery, Query()],
 ) -> HistoryOut:

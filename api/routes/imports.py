@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from api import body
+from api.auth import Reader, Writer
 from api.deps import Services, ServicesDep
 from api.errors import Conflict, Invalid, NotFound, UnsupportedMediaType
 from api.idempotency import idempotency_key
@@ -160,7 +161,7 @@ class RejectQuery(PageQuery):
     openapi_extra=_UPLOAD,
     responses=_TAKEN | problems(409, 415, 422) | _INTERRUPTED,
 )
-async def create_import(request: Request, services: ServicesDep) -> Response:
+async def create_import(request: Request, services: ServicesDep, caller: Writer) -> Response:
     """Take documents of any number, as they come in, and answer when all of them are safe.
 
     What is wrong with one line never stops the others: see `/v1/imports/{id}/rejects`. After a cut
@@ -171,6 +172,7 @@ async def create_import(request: Request, services: ServicesDep) -> Response:
     asked = importer.Request(
         form=_form(request),
         packed=_packed(request),
+        caller=caller.name,
         key=idempotency_key(request) or token_urlsafe(16),
         length=_length(request),
         request_id=request.state.request_id,
@@ -187,6 +189,7 @@ async def list_imports(
     request: Request,
     response: Response,
     services: ServicesDep,
+    _: Reader,
     query: Annotated[ImportQuery, Query()],
 ) -> ImportPageOut:
     """List imports, newest first."""
@@ -201,7 +204,7 @@ async def list_imports(
 
 
 @router.get("/{import_id}", operation_id="getImport", responses=problems(422, 503) | _NOT_FOUND)
-async def get_import(services: ServicesDep, import_id: UUID) -> ImportOut:
+async def get_import(services: ServicesDep, _: Reader, import_id: UUID) -> ImportOut:
     """Return an import: how far it has come, how fast it goes, when it will be done."""
     return await _find(services, import_id)
 
@@ -216,6 +219,7 @@ async def get_import(services: ServicesDep, import_id: UUID) -> ImportOut:
 async def list_import_rejects(
     request: Request,
     services: ServicesDep,
+    _: Reader,
     import_id: UUID,
     query: Annotated[RejectQuery, Query()],
 ) -> Response:
@@ -239,7 +243,7 @@ async def list_import_rejects(
     status_code=HTTPStatus.NO_CONTENT,
     responses=problems(409, 422, 503) | _NOT_FOUND,
 )
-async def cancel_import(services: ServicesDep, import_id: UUID) -> Response:
+async def cancel_import(services: ServicesDep, _: Writer, import_id: UUID) -> Response:
     """Cancel an import that does not have its whole body yet. What was accepted stays."""
     row = await services.database.run(lambda session: store.cancel(session, import_id))
     if row is None:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field
 
+from api.auth import Reader
 from api.deps import Services, ServicesDep
 from api.errors import Invalid
 from api.openapi import problems
@@ -65,7 +66,7 @@ class FacetQuery(FilterQuery):
     responses=problems(422, 503),
 )
 async def list_documents(
-    request: Request, services: ServicesDep, query: Annotated[DocumentQuery, Query()]
+    request: Request, services: ServicesDep, _: Reader, query: Annotated[DocumentQuery, Query()]
 ) -> Response:
     """List stored documents, newest first unless `sort` says otherwise, or search in them by `q`.
 
@@ -121,7 +122,7 @@ def _wrong(parameter: str, reason: str) -> Invalid:
     responses=problems(422, 503),
 )
 async def count_documents(
-    services: ServicesDep, query: Annotated[FacetQuery, Query()]
+    services: ServicesDep, _: Reader, query: Annotated[FacetQuery, Query()]
 ) -> FacetsOut:
     """Count stored documents by their values: exactly without a filter, or if few enough fit."""
     where, fields = query.where(), query.by.split(",")

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 
 from api import body
+from api.auth import Writer
 from api.deps import ServicesDep
 from api.openapi import problems, ref, request_body
 from api.pagination import place
@@ -35,7 +36,7 @@ _MESSAGE_BYTES: Final = 4 << 20
     openapi_extra=_BODY,
     responses=problems(400, 413, 415, 422, 503),
 )
-async def reclassify_documents(request: Request, services: ServicesDep) -> ReclassifyOut:
+async def reclassify_documents(request: Request, services: ServicesDep, _: Writer) -> ReclassifyOut:
     """Queue documents to be classified anew, newest first: some in each call, see `has_more`.
 
     A document whose content is replaced meanwhile is left alone.
@@ -76,7 +77,9 @@ async def reclassify_documents(request: Request, services: ServicesDep) -> Recla
     status_code=HTTPStatus.ACCEPTED,
     responses=problems(404, 422, 503),
 )
-async def reclassify_document(services: ServicesDep, document_id: UUID) -> ReclassifiedOut:
+async def reclassify_document(
+    services: ServicesDep, _: Writer, document_id: UUID
+) -> ReclassifiedOut:
     """Queue a stored document to be classified anew."""
     revision = await services.database.run(
         lambda session: store.content_revision(session, document_id)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from api.auth import Reader
 from api.deps import ServicesDep
 from api.errors import Invalid
 from api.openapi import problems
@@ -19,7 +20,9 @@ router = APIRouter(prefix="/v1/stats", tags=["stats"])
 
 
 @router.get("", operation_id="getStats", response_model=StatsOut, responses=problems(422, 503))
-async def get_stats(services: ServicesDep, query: Annotated[StatsQuery, Query()]) -> Response:
+async def get_stats(
+    services: ServicesDep, _: Reader, query: Annotated[StatsQuery, Query()]
+) -> Response:
     """Return how many documents were processed over time, and how many are stored now.
 
     Minutes are kept for 48 hours, hours for 90 days, days for ever.

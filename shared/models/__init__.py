@@ -1,5 +1,6 @@
 """The tables, one ORM class each, named in the singular."""
 
+from shared.models.api_key import ApiKey
 from shared.models.base import Base
 from shared.models.dead_letter import DeadLetter, MessageFault
 from shared.models.document import Document
@@ -16,11 +17,12 @@ from shared.models.ledger import (
 from shared.models.search import IndexedText, IndexRequest
 from shared.models.stats import Stat
 
-MIGRATION = "20261121_imports"
+MIGRATION = "20261122_api_keys"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
     "MIGRATION",
+    "ApiKey",
     "Base",
     "Count",
     "CountDelta",

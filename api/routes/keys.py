@@ -1,0 +1,99 @@
+"""API keys: make, list, rotate, revoke."""
+
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.auth import Admin
+from api.deps import ServicesDep
+from api.errors import NotFound
+from api.openapi import problems
+from api.pagination import ONCE, PageQuery, link_header
+from api.schemas.key import KeyIn, KeyOut, KeyPageOut, NewKeyOut, RotateIn
+from shared.access import Secret
+from shared.store import keys as store
+from shared.store.keys import Wanted
+from shared.store.page import Cursor
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+_MISSING: Final = "No key has this id, or it is valid no more."
+_NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {
+    404: problems(404)[404] | {"description": _MISSING}
+}
+_TOLD: Final = {"Cache-Control": "no-store"}
+
+
+@router.post(
+    "", operation_id="createKey", status_code=HTTPStatus.CREATED, responses=problems(422, 503)
+)
+async def create_key(
+    response: Response, services: ServicesDep, _: Admin, wanted: KeyIn
+) -> NewKeyOut:
+    """Make a key. The answer is the only place where it is told."""
+    secret = Secret.new()
+    asked = Wanted(wanted.name, wanted.scopes, wanted.expires_at)
+    made = await services.database.run(
+        lambda session: NewKeyOut.of(store.create(session, asked, secret), key=secret.value)
+    )
+    response.headers.update(_TOLD)
+    return made
+
+
+@router.get("", operation_id="listKeys", dependencies=[ONCE], responses=problems(422, 503))
+async def list_keys(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    _: Admin,
+    query: Annotated[PageQuery, Query()],
+) -> KeyPageOut:
+    """List keys, the newest first, also those that are valid no more."""
+    after = query.after
+    rows, has_more = await services.database.run(
+        lambda session: store.page(session, after, query.limit)
+    )
+    last = rows[-1] if has_more else None
+    next_cursor = None if last is None else Cursor(last.created_at, last.id).encode()
+    response.headers.update(link_header(request, next_cursor))
+    data = [KeyOut.of(row) for row in rows]
+    return KeyPageOut(data=data, next_cursor=next_cursor, has_more=has_more)
+
+
+@router.post(
+    "/{key_id}/rotate",
+    operation_id="rotateKey",
+    status_code=HTTPStatus.CREATED,
+    responses=problems(422, 503) | _NOT_FOUND,
+)
+async def rotate_key(
+    response: Response, services: ServicesDep, _: Admin, key_id: UUID, how: RotateIn
+) -> NewKeyOut:
+    """Make a key like another one, which stays valid for a while and then no more."""
+    secret = Secret.new()
+    overlap = timedelta(seconds=how.overlap_seconds)
+    made = await services.database.run(
+        lambda session: (
+            None
+            if (new := store.rotate(session, key_id, secret, overlap)) is None
+            else NewKeyOut.of(new, key=secret.value)
+        )
+    )
+    if made is None:
+        raise NotFound(_MISSING)
+    response.headers.update(_TOLD)
+    return made
+
+
+@router.delete("/{key_id}", operation_id="revokeKey", responses=problems(422, 503) | _NOT_FOUND)
+async def revoke_key(services: ServicesDep, _: Admin, key_id: UUID) -> KeyOut:
+    """Revoke a key: within five seconds nobody is let in with it. Again, it changes nothing."""
+    revoked = await services.database.run(
+        lambda session: None if (row := store.revoke(session, key_id)) is None else KeyOut.of(row)
+    )
+    if revoked is None:
+        raise NotFound("No key has this id.")
+    return revoked

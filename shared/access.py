@@ -1,0 +1,103 @@
+"""Who may do what: scopes, and the keys that carry them."""
+
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from secrets import token_bytes
+from typing import Final, Self
+from uuid import UUID
+
+PREFIX_CHARACTERS: Final = 12
+"""By so many of its characters people know a key; the others say nothing about them."""
+
+_START: Final = "pr_"
+_BYTES: Final = 32
+
+
+class Scope(StrEnum):
+    """What a caller may do.
+
+    Attributes:
+        DOCUMENTS_READ: read documents, lists, exports, imports, statistics.
+        DOCUMENTS_WRITE: accept, change, delete, label, import, classify anew.
+        CLASSIFY: classify texts without storing them.
+        DEADLETTERS_READ: list and inspect dead letters.
+        DEADLETTERS_REPLAY: replay and delete them.
+        ADMIN: everything, keys included.
+    """
+
+    DOCUMENTS_READ = "documents:read"
+    DOCUMENTS_WRITE = "documents:write"
+    CLASSIFY = "classify"
+    DEADLETTERS_READ = "deadletters:read"
+    DEADLETTERS_REPLAY = "deadletters:replay"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody who calls.
+
+    Attributes:
+        name: of the caller; "" while nobody is asked who they are.
+        scopes: what they may do.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the caller may do that."""
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+
+ANYBODY: Final = Caller("", frozenset({Scope.ADMIN}))
+"""Who calls where nobody is asked who they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is kept: without the key itself.
+
+    Attributes:
+        id: its identity.
+        caller: whose it is, and what it is for.
+        expires_at: when it ceases to be valid, if ever.
+    """
+
+    id: UUID
+    caller: Caller
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A new key, to be told once.
+
+    Attributes:
+        value: the key itself.
+    """
+
+    value: str
+
+    @classmethod
+    def new(cls) -> Self:
+        """Make a key of 256 bits of chance."""
+        return cls(_START + urlsafe_b64encode(token_bytes(_BYTES)).rstrip(b"=").decode())
+
+    @property
+    def prefix(self) -> str:
+        """What may be shown of it."""
+        return self.value[:PREFIX_CHARACTERS]
+
+    @property
+    def digest(self) -> bytes:
+        """What is kept of it."""
+        return digest(self.value)
+
+
+def digest(key: str) -> bytes:
+    """Return SHA-256 of a key; slow hashes are for passwords, which can be guessed."""
+    return sha256(key.encode("utf-8", "surrogateescape")).digest()
