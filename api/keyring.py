@@ -29,8 +29,9 @@ class Run(Protocol):
 class Keyring:
     """All valid keys, by digest, as of the last look; for use on one event loop."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, now: Callable[[], float] = monotonic) -> None:
         self._run = run
+        self._now = now
         self._keys: dict[bytes, Key] = {}
         self._until = 0.0
         self._unknown: set[bytes] = set()
@@ -76,12 +77,12 @@ class Keyring:
         except BaseException:
             self._used = used | self._used
             raise
-        self._keys, self._until = keys, monotonic() + KNOWN_SECONDS
+        self._keys, self._until = keys, self._now() + KNOWN_SECONDS
         self._unknown.clear()
 
     def _known(self, hashed: bytes) -> Caller | None:
         key = self._keys.get(hashed)
-        if key is None or monotonic() > self._until:
+        if key is None or self._now() > self._until:
             return None
         now = datetime.now(UTC)
         if key.expires_at is not None and key.expires_at <= now:

@@ -12,6 +12,7 @@ from api.examples import example
 from api.schemas.classification import ClassifyTextIn, ClassifyTextsIn
 from api.schemas.dead_letter import ReplayIn
 from api.schemas.document import DocumentIn, DocumentPatchIn
+from api.schemas.key import KeyIn, RotateIn
 from api.schemas.problem import ProblemOut
 from api.schemas.reclassification import ReclassifyIn
 
@@ -20,9 +21,11 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ClassifyTextsIn,
     DocumentIn,
     DocumentPatchIn,
+    KeyIn,
     ReclassifyIn,
     ProblemOut,
     ReplayIn,
+    RotateIn,
 )
 _REF: Final = "#/components/schemas/{model}"
 

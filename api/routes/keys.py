@@ -7,12 +7,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
+from api import body
 from api.auth import Admin
 from api.deps import ServicesDep
 from api.errors import NotFound
-from api.openapi import problems
+from api.openapi import problems, ref, request_body
 from api.pagination import ONCE, PageQuery, link_header
 from api.schemas.key import KeyIn, KeyOut, KeyPageOut, NewKeyOut, RotateIn
+from api.validation import ModelT, required
 from shared.access import Secret
 from shared.store import keys as store
 from shared.store.keys import Wanted
@@ -28,13 +30,17 @@ _TOLD: Final = {"Cache-Control": "no-store"}
 
 
 @router.post(
-    "", operation_id="createKey", status_code=HTTPStatus.CREATED, responses=problems(422, 503)
+    "",
+    operation_id="createKey",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra=request_body({body.JSON: ref(KeyIn)}),
+    responses=problems(400, 413, 415, 422, 503),
 )
 async def create_key(
-    response: Response, services: ServicesDep, _: Admin, wanted: KeyIn
+    request: Request, response: Response, services: ServicesDep, _: Admin
 ) -> NewKeyOut:
     """Make a key. The answer is the only place where it is told."""
-    secret = Secret.new()
+    wanted, secret = await _read(request, KeyIn), Secret.new()
     asked = Wanted(wanted.name, wanted.scopes, wanted.expires_at)
     made = await services.database.run(
         lambda session: NewKeyOut.of(store.create(session, asked, secret), key=secret.value)
@@ -67,13 +73,14 @@ async def list_keys(
     "/{key_id}/rotate",
     operation_id="rotateKey",
     status_code=HTTPStatus.CREATED,
-    responses=problems(422, 503) | _NOT_FOUND,
+    openapi_extra=request_body({body.JSON: ref(RotateIn)}),
+    responses=problems(400, 413, 415, 422, 503) | _NOT_FOUND,
 )
 async def rotate_key(
-    response: Response, services: ServicesDep, _: Admin, key_id: UUID, how: RotateIn
+    request: Request, response: Response, services: ServicesDep, _: Admin, key_id: UUID
 ) -> NewKeyOut:
     """Make a key like another one, which stays valid for a while and then no more."""
-    secret = Secret.new()
+    how, secret = await _read(request, RotateIn), Secret.new()
     overlap = timedelta(seconds=how.overlap_seconds)
     made = await services.database.run(
         lambda session: (
@@ -97,3 +104,8 @@ async def revoke_key(services: ServicesDep, _: Admin, key_id: UUID) -> KeyOut:
     if revoked is None:
         raise NotFound("No key has this id.")
     return revoked
+
+
+async def _read(request: Request, model: type[ModelT]) -> ModelT:
+    body.media_type(request, (body.JSON,))
+    return required(model, body.parse(await body.read(request)))

@@ -1,8 +1,14 @@
 """Keys and scopes, on a real API that asks for them."""
 
+import asyncio
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,12 +16,17 @@ import httpx2
 import pytest
 
 from api.app import create_app
+from api.keyring import KNOWN_SECONDS, Keyring
 from api.settings import ApiSettings
-from shared.access import Scope, Secret
+from local.ports import free_ports
+from local.postgres import DATABASE, Postgres
+from shared.access import Caller, Key, Scope, Secret
 from shared.db import Database
+from shared.errors import DatabaseUnavailable
 from shared.store import keys as store
 from shared.store.keys import Wanted
-from tests.stack import Api, poll
+from tests.conftest import migrate
+from tests.stack import ROOT, Api, poll, running
 
 PUBLIC = {"/livez", "/health", "/readyz", "/metrics"}
 """What everybody may ask: it tells of no document. The proxy keeps some of it inside."""
@@ -146,3 +157,223 @@ def test_the_shortcut_takes_the_scope_as_well(guarded: httpx2.Client, keys: Keys
 @pytest.mark.parametrize("path", sorted(PUBLIC - {"/metrics"}))
 def test_health_is_public(guarded: httpx2.Client, path: str) -> None:
     assert guarded.get(path).status_code == 200
+
+
+# --- What becomes of keys ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin(guarded: httpx2.Client, keys: Keys) -> Iterator[httpx2.Client]:
+    """A client that sends a key for everything."""
+    headers = {"Authorization": f"Bearer {keys.make(Scope.ADMIN, name='admin')}"}
+    with httpx2.Client(base_url=guarded.base_url, headers=headers, trust_env=False) as client:
+        yield client
+
+
+def status_with(client: httpx2.Client, key: str) -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    return client.get("/v1/categories", headers=headers).status_code
+
+
+def test_a_key_is_made_told_once_listed_used_and_revoked(
+    guarded: httpx2.Client, admin: httpx2.Client
+) -> None:
+    made = admin.post("/v1/keys", json={"name": "a reader", "scopes": ["documents:read"]})
+    assert made.status_code == 201, made.text
+    assert made.headers["Cache-Control"] == "no-store"
+    key = made.json()
+    secret = key.pop("key")
+    assert secret.startswith(key["prefix"])
+    assert len(secret) > 40
+
+    assert status_with(guarded, secret) == 200  # at once
+    listed = poll(
+        lambda: next(
+            each for each in admin.get("/v1/keys").json()["data"] if each["id"] == key["id"]
+        ),
+        lambda found: found["last_used_at"] is not None,
+        5,
+    )
+    assert listed | {"last_used_at": None} == key
+    assert secret not in admin.get("/v1/keys").text
+
+    for _ in range(2):
+        assert admin.delete(f"/v1/keys/{key['id']}").json()["revoked_at"]
+    poll(lambda: status_with(guarded, secret), lambda status: status == 401, 5)
+    assert admin.delete(f"/v1/keys/{uuid4()}").status_code == 404
+
+
+def test_a_rotated_key_stays_valid_for_a_while(
+    guarded: httpx2.Client, admin: httpx2.Client, keys: Keys
+) -> None:
+    key_id, old = keys.make_both(Scope.DOCUMENTS_READ, name="a reader")
+    assert status_with(guarded, old) == 200
+    answer = admin.post(f"/v1/keys/{key_id}/rotate", json={"overlap_seconds": 3})
+    assert answer.status_code == 201, answer.text
+    new = answer.json()
+    assert (new["name"], new["scopes"]) == ("a reader", ["documents:read"])
+    assert (status_with(guarded, new["key"]), status_with(guarded, old)) == (200, 200)
+    poll(lambda: status_with(guarded, old), lambda status: status == 401, 3 + 5)
+    assert status_with(guarded, new["key"]) == 200
+    gone = admin.post(f"/v1/keys/{key_id}/rotate", json={"overlap_seconds": 3})
+    assert gone.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wrong", "pointer"),
+    [
+        ({"scopes": ["classify"]}, "/name"),
+        ({"name": "a", "scopes": []}, "/scopes"),
+        ({"name": "a", "scopes": ["documents"]}, "/scopes/0"),
+        (
+            {"name": "a", "scopes": ["classify"], "expires_at": "2020-01-01T00:00:00Z"},
+            "/expires_at",
+        ),
+        ({"name": "a", "scopes": ["classify"], "key": "mine"}, "/key"),
+    ],
+)
+def test_a_wrong_key_is_refused_by_name(
+    admin: httpx2.Client, wrong: dict[str, Any], pointer: str
+) -> None:
+    response = admin.post("/v1/keys", json=wrong)
+    assert response.status_code == 422
+    assert [each["pointer"] for each in response.json()["errors"]] == [pointer]
+
+
+def test_keys_are_listed_in_pages(admin: httpx2.Client, keys: Keys) -> None:
+    for _ in range(5):
+        keys.make(Scope.CLASSIFY)
+    page = admin.get("/v1/keys", params={"limit": 3})
+    seen = [each["id"] for each in page.json()["data"]]
+    page = admin.get(page.links["next"]["url"])
+    seen += [each["id"] for each in page.json()["data"]]
+    assert len(set(seen)) == 6
+    whole = [each["id"] for each in admin.get("/v1/keys", params={"limit": 6}).json()["data"]]
+    assert seen == whole
+
+
+def test_two_callers_may_use_the_same_idempotency_key(guarded: httpx2.Client, keys: Keys) -> None:
+    def accept(name: str) -> str:
+        headers = {
+            "Authorization": f"Bearer {keys.make(Scope.DOCUMENTS_WRITE, name=name)}",
+            "Idempotency-Key": "order-1",
+        }
+        response = guarded.post("/v1/documents", json={"content": "a text"}, headers=headers)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    assert accept("one") == accept("one")  # with another key of the same caller
+    assert accept("one") != accept("two")
+
+
+def test_while_the_database_is_away_known_keys_stay_valid(
+    broker_url: str, tmp_path: Path, processes: ExitStack
+) -> None:
+    postgres = Postgres(tmp_path / "postgres", free_ports(1)[0])
+    running(processes, postgres)
+    migrate(url := postgres.create_database(DATABASE))
+    api = Api(tmp_path / "api", url, broker_url, AUTH="on")
+    running(processes, api)
+    client = processes.enter_context(api.client())
+    keys = Keys(url)
+    known, unknown = keys.make(Scope.DOCUMENTS_WRITE), keys.make(Scope.DOCUMENTS_WRITE)
+    keys.database.close()
+
+    def accept(key: str) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return client.post("/v1/documents", json={"content": "a text"}, headers=headers)
+
+    poll(lambda: accept(known).status_code, lambda status: status == 202, 15)
+    # Nobody has used the other one yet, but all valid keys are looked at; a third one is made up.
+    postgres.stop()
+    assert accept(known).status_code == 202
+    assert accept(unknown).status_code in {202, 503}
+    away = accept(Secret.new().value)
+    assert away.status_code == 503
+    assert away.headers["Retry-After"]
+    running(processes, postgres)
+    poll(lambda: accept(Secret.new().value).status_code, lambda status: status == 401, 15)
+    assert accept(known).status_code == 202
+
+
+def test_known_keys_are_forgotten_when_the_database_stays_away() -> None:
+    async def test() -> None:
+        secret = Secret.new()
+        key = Key(uuid4(), Caller("somebody", frozenset({Scope.CLASSIFY})), None)
+        away = False
+
+        async def run(_: object) -> dict[bytes, Key]:
+            if away:
+                raise DatabaseUnavailable("away")
+            return {secret.digest: key}
+
+        now = 1000.0
+        keyring = Keyring(run, now=lambda: now)
+        await keyring.look()
+        away, now = True, now + KNOWN_SECONDS - 1
+        with pytest.raises(DatabaseUnavailable):
+            await keyring.look()
+        assert await keyring.caller(secret.value) == key.caller
+        now += 2
+        assert keyring.known(secret.value) is None
+        with pytest.raises(DatabaseUnavailable):
+            await keyring.caller(secret.value)
+
+    asyncio.run(test())
+
+
+# --- The command, and when keys are asked for -----------------------------------------------------
+
+
+def command(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    env = {"DATABASE_URL": url, "BROKER_URL": "amqp://nowhere", "PYTHONPATH": str(ROOT)}
+    argv = (sys.executable, "-m", "api.keys", *arguments)
+    return subprocess.run(argv, env=os.environ | env, capture_output=True, text=True, check=False)
+
+
+def test_keys_are_made_listed_and_revoked_on_the_server(database_url: str) -> None:
+    first = command(database_url, "create", "first", "admin", "--first")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert re.fullmatch(r"pr_[A-Za-z0-9_-]{43}\n", first.stdout)
+    again = command(database_url, "create", "first", "admin", "--first")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert "there are keys already" in again.stderr
+    assert command(database_url, "create", "b", "classify", "--days", "1.5").returncode == 0
+    wrong = command(database_url, "create", "b", "documents")
+    assert (wrong.returncode, "documents" in wrong.stderr) == (2, True)
+
+    newest, oldest = command(database_url, "list").stdout.splitlines()
+    assert re.search(r"  until 2\d{3}-.*  b: classify$", newest)
+    assert re.search(r"  valid +first: admin$", oldest)
+    assert first.stdout.strip() not in oldest
+    key_id = oldest.split()[0]
+    assert command(database_url, "revoke", key_id).returncode == 0
+    assert "  revoked 2" in command(database_url, "list").stdout
+    missing = command(database_url, "revoke", str(uuid4()))
+    assert (missing.returncode, "there is no key" in missing.stderr) == (1, True)
+    away = command("postgresql://postroom@127.0.0.1:9/postroom", "list")
+    assert (away.returncode, "the database does not answer" in away.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("auth", "host", "asks"),
+    [
+        ("auto", "127.0.0.1", False),
+        ("auto", "127.9.9.9", False),
+        ("auto", "::1", False),
+        ("auto", "localhost", False),
+        ("auto", "0.0.0.0", True),  # listens nowhere
+        ("auto", "::", True),
+        ("auto", "example.org", True),
+        ("on", "127.0.0.1", True),
+        ("off", "0.0.0.0", False),
+    ],
+)
+def test_keys_are_asked_for_beyond_loopback(auth: Any, host: str, *, asks: bool) -> None:
+    settings = ApiSettings(
+        database_url="postgresql://nowhere/",
+        broker_url="amqp://nowhere",
+        auth=auth,
+        api_host=host,
+    )
+    assert settings.asks_for_keys is asks
