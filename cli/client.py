@@ -47,7 +47,9 @@ class Api:
     def __init__(self, url: str, seconds: float = 60) -> None:
         """Prepare a client of the API at `url`; nothing is sent yet."""
         self.url = url
-        self._client = httpx2.Client(base_url=url, timeout=seconds)
+        key = os.environ.get("POSTROOM_KEY")  # no option: others could read it in the process list
+        headers = {"Authorization": f"Bearer {key}"} if key else None
+        self._client = httpx2.Client(base_url=url, timeout=seconds, headers=headers)
 
     def get(self, path: str, **params: str | int) -> Found:
         """Return what a resource is."""

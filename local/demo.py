@@ -64,10 +64,11 @@ def documents() -> list[tuple[str, str]]:
 class Demo:
     """Sends documents to the API at ``url`` and fetches them again."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url
         self.stopping = Event()
-        self.client = httpx2.Client(base_url=url, timeout=15, trust_env=False)
+        headers = {"Authorization": f"Bearer {key}"} if key else None
+        self.client = httpx2.Client(base_url=url, timeout=15, trust_env=False, headers=headers)
 
     def send(self, document: tuple[str, str]) -> str:
         """Send one document and return its id; ServerError if it is not accepted in time."""
@@ -161,7 +162,8 @@ def main() -> int:
     """Run the demo; the exit status is 1 when it could not be done."""
     console = Console()
     try:
-        demo = Demo(load().api_url)
+        settings = load()
+        demo = Demo(settings.api_url, settings.postroom_key)
         show(run(demo, console), console)
         console.print(f"All of them: {demo.url}/v1/documents?source=demo", highlight=False)
     except ServerError as error:

@@ -43,6 +43,9 @@ EXAMPLE = (
 )
 
 
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # around any proxy
+
+
 def say(text: str) -> None:
     """Print a line for people."""
     print(f"postroom: {text}", flush=True)
@@ -236,9 +239,8 @@ class Run:
 
     def _api_is_ready(self) -> bool:
         """Say whether the API is ready; ServerError if the broker of the settings stays away."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"{self.settings.api_url}/readyz", timeout=5) as answer:
+            with _OPENER.open(f"{self.settings.api_url}/readyz", timeout=5) as answer:
                 return bool(answer.status == http.HTTPStatus.OK)
         except urllib.error.HTTPError as error:
             self._check_broker(json.load(error).get("broker", "ok"))
@@ -292,13 +294,36 @@ class Run:
         if self.postgres:
             psql = shlex.join([str(programs() / "psql"), self.postgres.url])
             lines += [("PostgreSQL", psql)]
-        lines += [("Logs", str(self.logs))]
+        lines += [("Logs", str(self.logs)), ("Keys", self._keys())]
         print("\nPostroom is ready.\n")
         print("\n".join(f"  {name:<14} {text}" for name, text in lines))
         print(f"\nTry it:  curl -i {url}/v1/documents -H 'content-type: application/json' \\")
+        if self._asks_for_keys():
+            print('           -H "authorization: Bearer $POSTROOM_KEY" \\')
         print(f"           -d '{EXAMPLE}'")
         print("or, in another terminal:  make demo")
         print("\nCtrl-C stops everything.\n", flush=True)
+
+    def _asks_for_keys(self) -> bool:
+        try:
+            with _OPENER.open(f"{self.settings.api_url}/v1/categories", timeout=5):
+                return False
+        except urllib.error.HTTPError as error:
+            return error.code == http.HTTPStatus.UNAUTHORIZED
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _keys(self) -> str:
+        """Return what there is to say about keys; make the first one where they are asked for."""
+        if not self._asks_for_keys():
+            return "none: whoever reaches the API may do everything (AUTH=on asks for keys)"
+        command = [".venvs/api/bin/python", "-m", "api.keys", "create", "first", "admin", "--first"]
+        made = subprocess.run(
+            command, env=self.environment(), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if key := made.stdout.strip():
+            return f"{key}  for everything; told this once"
+        return "made before; more with: .venvs/api/bin/python -m api.keys create NAME SCOPE"
 
     def stop(self) -> None:
         """Stop everything within STOP_SECONDS; a second Ctrl-C kills what is left at once."""

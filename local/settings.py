@@ -26,6 +26,7 @@ class Settings:
     data_dir: Path
     worker_name: str
     worker_concurrency: int
+    postroom_key: str | None
 
     @property
     def api_url(self) -> str:
@@ -55,6 +56,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         data_dir=ROOT / Path(_value(places, "DATA_DIR") or ".data").expanduser(),
         worker_name=_value(places, "WORKER_NAME") or "worker",
         worker_concurrency=_number(places, ("WORKER_CONCURRENCY",), cores, 1000),
+        postroom_key=_value(places, "POSTROOM_KEY"),
     )
 
 
