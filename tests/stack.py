@@ -13,6 +13,7 @@ import pytest
 
 from local.ports import LOOPBACK, free_ports
 from local.server import Command, Server, wait_until
+from tests.keys import bearer
 
 ROOT = Path(__file__).resolve().parents[1]
 ResultT = TypeVar("ResultT")
@@ -59,6 +60,7 @@ class Api(_Program):
     def __init__(self, folder: Path, database_url: str, broker_url: str, **env: str) -> None:
         super().__init__(folder, database_url, broker_url, **env)
         self.port = free_ports(1)[0]
+        self.key: str | None = None  # what its clients show
         self.env["API_PORT"] = str(self.port)
 
     @property
@@ -73,7 +75,8 @@ class Api(_Program):
 
     def client(self, seconds: float = 15) -> httpx2.Client:
         """Return a client that gives a request up after `seconds`."""
-        return httpx2.Client(base_url=self.url, timeout=seconds, trust_env=False)
+        headers = bearer(self.key)
+        return httpx2.Client(base_url=self.url, timeout=seconds, trust_env=False, headers=headers)
 
 
 class Worker(_Program):

@@ -14,6 +14,7 @@ from uuid import UUID
 import aiohttp
 
 from tests.background import Background
+from tests.keys import bearer
 from tests.stack import poll
 
 CLIENTS: Final = 8
@@ -88,7 +89,9 @@ class Stream:
     piles up during a long fault is worked off before what is accepted after it.
     """
 
-    def __init__(self, background: Background, urls: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, background: Background, urls: Sequence[str], seed: int, *, key: str | None = None
+    ) -> None:
         self.accepted: list[Promise] = []
         self.uncertain: Counter[Text] = Counter()
         self.unexpected: Counter[str] = Counter()
@@ -100,6 +103,7 @@ class Stream:
         self.slowest_refusal = 0.0
         self._urls = urls
         self._seed = seed
+        self._key = key
         self._numbers = itertools.count(1)
         self._shared = [_make_id(random.Random(seed)) for _ in range(20)]
         self._background = background
@@ -157,14 +161,18 @@ class Stream:
         self._background.run(self._send_now([text], url, read))
 
     async def _send_now(self, texts: Sequence[Text], url: str, read: int | None = None) -> None:
-        async with _session() as session:
+        async with self._session() as session:
             await self._send(session, url, texts, random.Random(0), read)
+
+    def _session(self) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
+        return aiohttp.ClientSession(timeout=timeout, headers=bearer(self._key))
 
     async def _client(self, number: int) -> None:
         choose = random.Random(f"{self._seed} {number}")
         mine: deque[str] = deque(maxlen=40)
         url = self._urls[number % len(self._urls)]
-        async with _session() as session:
+        async with self._session() as session:
             for turn in itertools.count(number):
                 if len(self.accepted) >= self._wanted:
                     return
@@ -256,10 +264,6 @@ def streaming(*urls: str) -> Iterator[Stream]:
         finally:
             stream.until(0)
         poll(stream.ended, bool, seconds=_REQUEST_SECONDS + 5)
-
-
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS))
 
 
 def _make_id(choose: random.Random) -> str:

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -21,11 +20,9 @@ from api.settings import ApiSettings
 from local.ports import free_ports
 from local.postgres import DATABASE, Postgres
 from shared.access import Caller, Key, Scope, Secret
-from shared.db import Database
 from shared.errors import DatabaseUnavailable
-from shared.store import keys as store
-from shared.store.keys import Wanted
 from tests.conftest import migrate
+from tests.keys import Keys, bearer
 from tests.stack import ROOT, Api, poll, running
 
 PUBLIC = {"/livez", "/health", "/readyz", "/metrics"}
@@ -55,32 +52,6 @@ def operations() -> list[Operation]:
 OPERATIONS = operations()
 
 
-class Keys:
-    """Keys of all kinds, in the database of an API."""
-
-    def __init__(self, database_url: str) -> None:
-        url = database_url.replace("postgresql:", "postgresql+psycopg2:")
-        self.database = Database(url, pool_size=1, statement_seconds=10, application="tests")
-
-    def make(self, *scopes: Scope, name: str = "somebody", seconds: float | None = None) -> str:
-        """Make a key, which expires so many seconds from now."""
-        return self.make_both(*scopes, name=name, seconds=seconds)[1]
-
-    def make_both(
-        self, *scopes: Scope, name: str = "somebody", seconds: float | None = None
-    ) -> tuple[UUID, str]:
-        end = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
-        secret = Secret.new()
-        with self.database.transaction() as session:
-            return store.create(session, Wanted(name, scopes, end), secret).id, secret.value
-
-    def make_revoked(self, *scopes: Scope) -> str:
-        secret = Secret.new()
-        with self.database.transaction() as session:  # one: nobody shall see it valid
-            assert store.revoke(session, store.create(session, Wanted("x", scopes), secret).id)
-        return secret.value
-
-
 @pytest.fixture(scope="module")
 def guarded(
     tmp_path_factory: pytest.TempPathFactory, module_database_url: str, module_broker_url: str
@@ -99,7 +70,7 @@ def guarded(
 def keys(module_database_url: str) -> Iterator[Keys]:
     keys = Keys(module_database_url)
     yield keys
-    keys.database.close()
+    keys.close()
 
 
 def ask(client: httpx2.Client, method: str, path: str, authorization: str | None) -> Any:
@@ -165,14 +136,13 @@ def test_health_is_public(guarded: httpx2.Client, path: str) -> None:
 @pytest.fixture
 def admin(guarded: httpx2.Client, keys: Keys) -> Iterator[httpx2.Client]:
     """A client that sends a key for everything."""
-    headers = {"Authorization": f"Bearer {keys.make(Scope.ADMIN, name='admin')}"}
+    headers = bearer(keys.make(Scope.ADMIN, name="admin"))
     with httpx2.Client(base_url=guarded.base_url, headers=headers, trust_env=False) as client:
         yield client
 
 
 def status_with(client: httpx2.Client, key: str) -> int:
-    headers = {"Authorization": f"Bearer {key}"}
-    return client.get("/v1/categories", headers=headers).status_code
+    return client.get("/v1/categories", headers=bearer(key)).status_code
 
 
 def test_a_key_is_made_told_once_listed_used_and_revoked(
@@ -277,11 +247,10 @@ def test_while_the_database_is_away_known_keys_stay_valid(
     client = processes.enter_context(api.client())
     keys = Keys(url)
     known, unknown = keys.make(Scope.DOCUMENTS_WRITE), keys.make(Scope.DOCUMENTS_WRITE)
-    keys.database.close()
+    keys.close()
 
     def accept(key: str) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {key}"}
-        return client.post("/v1/documents", json={"content": "a text"}, headers=headers)
+        return client.post("/v1/documents", json={"content": "a text"}, headers=bearer(key))
 
     poll(lambda: accept(known).status_code, lambda status: status == 202, 15)
     # Nobody has used the other one yet, but all valid keys are looked at; a third one is made up.

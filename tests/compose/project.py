@@ -16,6 +16,7 @@ import httpx2
 from dotenv import dotenv_values
 
 from local.ports import LOOPBACK, free_ports
+from tests.keys import bearer
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("nginx", "api", "worker", "maintenance", "beat", "flower", "db", "rabbitmq")
@@ -129,7 +130,13 @@ class Project:
 
     def client(self) -> httpx2.Client:
         """Return a client of nginx that waits longer than nginx does."""
-        return httpx2.Client(base_url=self.url, timeout=70, trust_env=False)
+        headers = bearer(self.key)
+        return httpx2.Client(base_url=self.url, timeout=70, trust_env=False, headers=headers)
+
+    @cached_property
+    def key(self) -> str:
+        """A key for everything, made where `make up` makes the first one."""
+        return self.execute("api", "python", "-m", "api.keys", "create", "tests", "admin").strip()
 
 
 def _free_subnet() -> str:

@@ -142,7 +142,7 @@ class Case:
             remarks=remarks, notes=["not finished"], recovery_limit=recovery
         )
         site.wait_ready()
-        stream = Stream(site.background, [api.url for api in site.apis], self.seed)
+        stream = Stream(site.background, [api.url for api in site.apis], self.seed, key=site.key)
         site.wait(lambda: len(stream.accepted) >= self.documents / 4, 120, "documents accepted")
         try:
             fault(site, stream)

@@ -18,6 +18,7 @@ from local.rabbitmq import RabbitMQ
 from local.server import POLL_SECONDS, alive, family, kill_all
 from tests.background import Background
 from tests.faults.proxy import Proxy
+from tests.keys import bearer, make_admin
 from tests.stack import Api, Worker, _Program
 from tests.stream import Promise
 
@@ -97,6 +98,7 @@ class Site:
         self.workers: list[_Worker] = []
         self.restarts = 0
         self.api_killed = False
+        self.key = make_admin(self.database_url)
         self._stack = stack
         self._without = tuple(word for name in without for word in ("--without", name))
 
@@ -119,9 +121,10 @@ class Site:
         return database, broker
 
     def add_api(self, *options: str, **env: str) -> Api:
-        env = {"BROKER_API_URL": self.broker.api_url, **env}
+        env = {"BROKER_API_URL": self.broker.api_url, "AUTH": "on", **env}
         api = _Api(self._next_folder("api"), self.database_url, self.broker_url, **env)
         api.options = (*self._without, *options)
+        api.key = self.key
         self.apis.append(api)
         return self.add(api)
 
@@ -242,7 +245,9 @@ class Site:
 def get(api: Api, path: str) -> dict[str, Any] | None:
     """Return the answer to a GET; None if there is no good one."""
     try:
-        answer = httpx2.get(f"{api.url}{path}", timeout=10, trust_env=False)
+        answer = httpx2.get(
+            f"{api.url}{path}", timeout=10, trust_env=False, headers=bearer(api.key)
+        )
     except httpx2.TransportError:
         return None
     return answer.json() if answer.status_code == 200 else None

@@ -71,7 +71,7 @@ def test_what_a_worker_loses_is_named(site: Site, harm: Path) -> None:
     """One that acknowledges too early, as Celery's default does: the ledger says what it lost."""
     begin(site, "--deadly", str(harm), "--without", "acks_late")
     site.wait_ready()
-    stream = Stream(site.background, [site.apis[0].url], seed=1)
+    stream = Stream(site.background, [site.apis[0].url], seed=1, key=site.key)
     more(site, stream)
     at_work(site, stream, harm)
     site.kill(site.workers[0])

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.keys import make_admin
 from tests.stack import Api, Worker, poll, processes, running
 
 __all__ = ["processes"]
@@ -20,7 +21,8 @@ def site(
 ) -> Iterator[Api]:
     """An API that stores what it is sent."""
     folder = tmp_path_factory.mktemp("site")
-    api = Api(folder / "api", module_database_url, module_broker_url)
+    api = Api(folder / "api", module_database_url, module_broker_url, AUTH="on")
+    api.key = make_admin(module_database_url)
     worker = Worker(folder / "worker", module_database_url, module_broker_url)
     with ExitStack() as stack:
         running(stack, api, worker)
