@@ -1,6 +1,7 @@
 """The client: asks over many connections, from a process of its own."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -20,6 +21,8 @@ import uvloop
 ResultT = TypeVar("ResultT")
 
 _JSON: Final = {"Content-Type": "application/json"}
+_KEY: Final = "POSTROOM_KEY"
+"""Of the environment, which processes of their own inherit: what every request shows."""
 _POLL_SECONDS: Final = 0.001
 _DEADLINE_SECONDS: Final = 30.0
 
@@ -45,6 +48,17 @@ class Latency:
 
     accepted: float
     stored: float
+
+
+def show(key: str) -> None:
+    """Have every request from now on show a key."""
+    os.environ[_KEY] = key
+
+
+def shown() -> dict[str, str]:
+    """Return the header that shows the key, if there is one."""
+    key = os.environ.get(_KEY)
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def post_all(
@@ -180,7 +194,7 @@ async def _post_steadily(
 async def _ask(
     session: aiohttp.ClientSession, method: str, url: str, body: bytes, status: int
 ) -> bytes:
-    async with session.request(method, url, data=body or None, headers=_JSON) as answer:
+    async with session.request(method, url, data=body or None, headers=_JSON | shown()) as answer:
         content = await answer.read()
         if answer.status != status:
             msg = f"{url} answered {answer.status}: {content[:500].decode(errors='replace')}"

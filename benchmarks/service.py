@@ -12,7 +12,7 @@ from typing import Final
 import httpx2
 import orjson
 
-from benchmarks.load import get_all, percentiles, post_all, post_evenly
+from benchmarks.load import get_all, percentiles, post_all, post_evenly, shown
 from benchmarks.memory import Growing, memory_of
 from benchmarks.stack import Program, Stack
 from local.server import ServerError, wait_until
@@ -102,7 +102,9 @@ class Service:
         self.figures |= {"half_load_stored_ms_p50": p50, "half_load_stored_ms_p99": p99}
 
     def _import(self) -> None:
-        with httpx2.Client(base_url=self._base, timeout=600, trust_env=False) as client:
+        with httpx2.Client(
+            base_url=self._base, timeout=600, trust_env=False, headers=shown()
+        ) as client:
             start = perf_counter()
             headers = {"Content-Type": "application/x-ndjson"}
             answer = client.post("/v1/imports", content=self._lines(), headers=headers).json()

@@ -16,14 +16,21 @@ from kombu import Connection
 from sqlalchemy import create_engine
 
 from benchmarks.baseline.table import Base
+from benchmarks.load import show
 from local.ports import LOOPBACK, free_ports
 from local.postgres import Postgres
 from local.rabbitmq import Ports, RabbitMQ
 from local.server import Command, Server, ServerError, clean_environment, family, wait_until
+from shared.access import Scope, Secret
+from shared.db import Database
 from shared.messages import INGEST_QUEUE
 from shared.queue import QUEUES
+from shared.store import keys as store
+from shared.store.keys import Wanted
 
 _DRAIN_SECONDS: Final = 600.0
+
+_KEY: Final = Secret.new()
 
 # One thread a process for linear algebra, in both stacks.
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -245,18 +252,39 @@ def stacks(folder: Path) -> Iterator[tuple[Stack, Stack]]:
 
 
 def ours(
-    folder: Path, postgres: Postgres, rabbitmq: RabbitMQ, children: int = 1, name: str = "ours"
+    folder: Path,
+    postgres: Postgres,
+    rabbitmq: RabbitMQ,
+    *,
+    children: int = 1,
+    name: str = "ours",
+    keys: bool = True,
 ) -> Stack:
-    """Return our stack, not yet started, on servers that are; its worker has so many children."""
+    """Return our stack, not yet started, on servers that are.
+
+    Args:
+        folder: of its logs.
+        postgres: has its database.
+        rabbitmq: has its virtual host.
+        children: of its worker.
+        name: of the stack, its database and its virtual host.
+        keys: whether its API asks for keys; clients show one from now on.
+    """
     env = environment(postgres.create_database(name), rabbitmq.create_vhost(name))
     subprocess.run(
         [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
         env=clean_environment() | env,
         check=True,
     )
+    _let_in(env["DATABASE_URL"])
     [port] = free_ports(1)
     url = f"http://{LOOPBACK}:{port}"
-    api_env = env | {"API_PORT": str(port), "API_HOST": LOOPBACK, "ROOT_PATH": ""}
+    api_env = env | {
+        "API_PORT": str(port),
+        "API_HOST": LOOPBACK,
+        "ROOT_PATH": "",
+        "AUTH": "on" if keys else "off",
+    }
     return Stack(
         name=name,
         api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
@@ -272,6 +300,16 @@ def ours(
         stored_sql="SELECT coalesce(sum(documents), 0) FROM ledger",  # counting rows takes longer
         tables="documents, document_events, ledger, index_queue, document_search",
     )
+
+
+def _let_in(database_url: str) -> None:
+    """Have the database know the key that clients of all stacks show."""
+    url = database_url.replace("postgresql:", "postgresql+psycopg2:")
+    database = Database(url, pool_size=1, statement_seconds=10, application="bench")
+    with database.transaction() as session:
+        store.create(session, Wanted("bench", [Scope.ADMIN]), _KEY)
+    database.close()
+    show(_KEY.value)
 
 
 def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:

@@ -255,10 +255,10 @@ def _request(texts: Sequence[Text], read: int | None) -> tuple[str, str, Any, di
 
 
 @contextmanager
-def streaming(*urls: str) -> Iterator[Stream]:
+def streaming(*urls: str, key: str | None = None) -> Iterator[Stream]:
     """Let clients write while the block runs."""
     with Background() as background:
-        stream = Stream(background, urls, seed=0)
+        stream = Stream(background, urls, seed=0, key=key)
         try:
             yield stream
         finally:

@@ -14,6 +14,7 @@ from local.ports import LOOPBACK, free_ports
 from tests.browser import Seen, browser
 from tests.compose.conftest import Started
 from tests.compose.project import ROOT, Project, docker
+from tests.keys import bearer
 from tests.stack import poll, stored
 
 __all__ = ["browser"]
@@ -186,7 +187,9 @@ def elsewhere(started: Started, certificate: Path) -> Iterator[str]:
 
 def test_https_and_a_path_prefix(stack: Project, elsewhere: str, certificate: Path) -> None:
     trust = ssl.create_default_context(cafile=certificate)
-    with httpx2.Client(base_url=elsewhere, verify=trust, timeout=30, trust_env=False) as client:
+    with httpx2.Client(
+        base_url=elsewhere, verify=trust, timeout=30, trust_env=False, headers=bearer(stack.key)
+    ) as client:
         for path in (f"{PREFIX}{DOCUMENTS}", DOCUMENTS):  # a proxy before us may strip it
             response = client.post(path, json={"content": "encrypted"})
             assert response.status_code == 202, response.text

@@ -43,7 +43,7 @@ def addresses(containers: list[dict[str, Any]]) -> set[str]:
 
 def test_nothing_accepted_is_lost_whatever_fails(stack: Project, client: httpx2.Client) -> None:
     start = processed(client)
-    with streaming(stack.url) as stream:
+    with streaming(stack.url, key=stack.key) as stream:
         stream.wait(more=200)
         stack.up("--scale=worker=3")
         assert len(stack.containers("worker")) == 3
@@ -75,7 +75,7 @@ def processed(client: httpx2.Client) -> int:
 
 
 def test_two_apis_share_the_work(stack: Project) -> None:
-    with streaming(stack.url) as stream:
+    with streaming(stack.url, key=stack.key) as stream:
         stack.up("--scale=api=2")
         both = addresses(stack.containers("api"))
         assert len(both) == 2
