@@ -103,8 +103,7 @@ class Services:
             application="postroom-api",
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
-        self._keyring = Keyring(self.database.run)
-        self.gate = Gate(self._keyring if settings.asks_for_keys else None)
+        self.gate = Gate(Keyring(self.database.run) if settings.asks_for_keys else None)
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self.exports = Exports(
             settings.database_url.get_secret_value(),
@@ -131,7 +130,7 @@ class Services:
         """Write a mark, see to the queues and to their length every second, until cancelled."""
         await asyncio.gather(
             _repeat(self._mark),
-            _repeat(self._keyring.look),
+            _repeat(self.gate.look),
             _repeat(self._declare_queues),
             _repeat(self._watch_backlog),
             _repeat(self.imports.settle),
