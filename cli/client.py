@@ -56,8 +56,10 @@ class Api:
         return _json(self._client.get(path, params=params))
 
     def ask(self, path: str) -> tuple[int, Found]:
-        """Return status and body of a resource whose errors are answers, too."""
+        """Return status and body of a resource whose errors are answers, unless it needs a key."""
         response = self._client.get(path)
+        if response.status_code in {httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN}:
+            raise Refused(response)
         try:
             body = response.json()
         except ValueError:

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from local.ports import free_ports
+from tests.keys import make_admin
 from tests.stack import Api, Worker, poll, processes, running
 
 __all__ = ["processes"]
@@ -239,3 +240,22 @@ def test_an_api_that_is_away_is_said_to_be(arguments: tuple[str, ...]) -> None:
     assert code == 2
     assert "does not answer" in said
     assert "Traceback" not in said
+
+
+def test_the_key_of_the_environment_is_shown(
+    tmp_path: Path,
+    module_database_url: str,
+    module_broker_url: str,
+    processes: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = Api(tmp_path / "api", module_database_url, module_broker_url, AUTH="on")
+    running(processes, api)
+    for command in (("status",), ("export",)):
+        status, _, errors = postroom(api.url, *command)
+        assert (status, errors.count("\n")) == (2, 1), errors
+        assert "Send a key" in errors
+    monkeypatch.setenv("POSTROOM_KEY", make_admin(module_database_url))
+    with api.client() as client:
+        poll(lambda: client.get("/readyz").status_code, lambda code: code == 200, seconds=15)
+    assert postroom(api.url, "status")[0] == 0
