@@ -27,7 +27,9 @@ class KeyIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(description="of the caller; keys of one name are of one caller")
-    scopes: set[Scope] = Field(min_length=1, description="what it is for; `admin` is everything")
+    scopes: list[Scope] = Field(
+        min_length=1, max_length=100, description="what it is for; `admin` is everything"
+    )
     expires_at: Annotated[Time, AfterValidator(_to_come)] | None = Field(
         None, description="when it ceases to be valid"
     )
@@ -39,7 +41,11 @@ class RotateIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     overlap_seconds: int = Field(
-        3600, ge=0, le=MAX_OVERLAP_SECONDS, description="how long the old one stays valid"
+        3600,
+        ge=0,
+        le=MAX_OVERLAP_SECONDS,
+        strict=True,
+        description="how long the old one stays valid",
     )
 
 

@@ -21,6 +21,7 @@ RULES: Final = (
     'must be * or an entity tag in double quotes, such as "17"',
     "came with another document before; nothing was changed",
     "must be the id in the path, or be left out",
+    "must be in the future",
     "cannot be combined with `q`: what fits best comes first",
     "is not known, or not for this Content-Type",
     "must have a word to search for",
