@@ -1,7 +1,7 @@
 """Who may do what: scopes, and the keys that carry them."""
 
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -80,7 +80,7 @@ class Secret:
         value: the key itself.
     """
 
-    value: str
+    value: str = field(repr=False)
 
     @classmethod
     def new(cls) -> Self:

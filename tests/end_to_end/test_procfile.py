@@ -14,6 +14,7 @@ import pytest
 
 from local.ports import LOOPBACK, free_ports
 from local.server import Command, Server, family
+from tests.keys import bearer
 from tests.stack import answers, poll, running, settled, stored
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,13 @@ class Platform:
         }
 
     def command(self, name: str) -> tuple[str, ...]:
-        """Return what runs a process of the Procfile, in nothing but this environment."""
+        """Return what runs a process of the Procfile."""
+        return self.run(PROCFILE[name])
+
+    def run(self, command: str) -> tuple[str, ...]:
+        """Return what runs a command of the platform's, in nothing but this environment."""
         environment = [f"{name}={value}" for name, value in self._environment.items()]
-        script = f"cd {shlex.quote(str(self.folder))} && {PROCFILE[name]}"
+        script = f"cd {shlex.quote(str(self.folder))} && {command}"
         return ("env", "-i", *environment, "sh", "-c", script)
 
 
@@ -92,6 +97,10 @@ def test_the_procfile_stores_a_document(
 
     client = processes.enter_context(httpx2.Client(base_url=web.url, timeout=15, trust_env=False))
     poll(lambda: client.get("/readyz").status_code, lambda status: status == 200, seconds=15)
+    assert client.get("/v1/categories").status_code == 401  # it is reached from everywhere
+    first = platform.run("python -m api.keys create first admin --first")
+    made = subprocess.run(first, check=True, timeout=60, capture_output=True, text=True)
+    client.headers.update(bearer(made.stdout.strip()))
     answer = client.post("/v1/documents", json={"content": "The shuttle reached its orbit."})
     assert answer.status_code == 202, answer.text
     document = stored(client, answer.json()["id"])
