@@ -1,6 +1,7 @@
 """Imports on a real API, broker and database, without a worker: what is taken, and what is not."""
 
 import gzip
+import re
 import socket
 import threading
 import time
@@ -262,7 +263,17 @@ class Slow:
         self.sent = until
 
     def answer(self) -> bytes:
-        return self.socket.recv(100_000)
+        """Return the answer with its body, which may come in a packet of its own."""
+        found = b""
+        while True:
+            head, end, body = found.partition(b"\r\n\r\n")
+            length = re.search(rb"\r\ncontent-length: (\d+)", head)
+            if end and length and len(body) >= int(length[1]):
+                return found
+            received = self.socket.recv(100_000)
+            if not received:
+                return found
+            found += received
 
     def __enter__(self) -> Self:
         return self
