@@ -24,10 +24,10 @@ class Gate:
         """Set whose keys are valid; without, everybody may do everything."""
         self._keyring = keyring
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Learn which keys are valid by now; to be done every second."""
         if self._keyring is not None:
-            await self._keyring.look()
+            await self._keyring.refresh()
 
     def admit_at_once(self, authorization: str, scope: Scope) -> Caller | None:
         """Return the caller if that can be told without waiting, and they may."""

@@ -130,7 +130,7 @@ class Services:
         """Write a mark, see to the queues and to their length every second, until cancelled."""
         await asyncio.gather(
             _repeat(self._mark),
-            _repeat(self.gate.look),
+            _repeat(self.gate.refresh),
             _repeat(self._declare_queues),
             _repeat(self._watch_backlog),
             _repeat(self.imports.settle),

@@ -16,7 +16,7 @@ KNOWN_SECONDS: Final = 600.0
 """How long a known key stays valid while the database is away."""
 
 _MOST_UNKNOWN: Final = 10_000
-"""Wrong keys remembered until the next look: each costs the database one question a second."""
+"""Wrong keys remembered until the next refresh: each costs the database one question a second."""
 
 
 class Run(Protocol):
@@ -27,7 +27,7 @@ class Run(Protocol):
 
 
 class Keyring:
-    """All valid keys, by digest, as of the last look; for use on one event loop."""
+    """All valid keys, by digest, as of the last refresh; for use on one event loop."""
 
     def __init__(self, run: Run, now: Callable[[], float] = monotonic) -> None:
         self._run = run
@@ -60,7 +60,7 @@ class Keyring:
         self._used[found.id] = datetime.now(UTC)
         return found.caller
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Learn which keys are valid, and write down when they were used; to be done every second.
 
         Raises:

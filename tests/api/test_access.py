@@ -281,10 +281,10 @@ def test_known_keys_are_forgotten_when_the_database_stays_away() -> None:
 
         now = 1000.0
         keyring = Keyring(run, now=lambda: now)
-        await keyring.look()
+        await keyring.refresh()
         away, now = True, now + KNOWN_SECONDS - 1
         with pytest.raises(DatabaseUnavailable):
-            await keyring.look()
+            await keyring.refresh()
         assert await keyring.caller(secret.value) == key.caller
         now += 2
         assert keyring.known(secret.value) is None

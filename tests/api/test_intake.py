@@ -197,7 +197,7 @@ class TestIntake:
         self, publisher: RecordingPublisher
     ) -> None:
         async def test() -> None:
-            intake = Intake(publisher, Backlog(LIMIT), gap_seconds=0.3)  # type: ignore[arg-type]
+            intake = Intake(publisher, Backlog(LIMIT), gap_seconds=1)  # type: ignore[arg-type]
             for _ in range(3):  # one at a time: nobody gains by waiting
                 await intake.accept(made(), 10)
             several = [asyncio.create_task(intake.accept(made(), 10)) for _ in range(3)]
@@ -205,10 +205,10 @@ class TestIntake:
             assert list(map(len, publisher.messages)) == [1, 1, 1, 1, 2]
             begin = asyncio.get_running_loop().time()
             late = asyncio.create_task(intake.accept(made(), 10))
-            await asyncio.sleep(0.1)  # the time in which others come
+            await asyncio.sleep(0)  # it waits by now; without the gap it would be on its way
             later = asyncio.create_task(intake.accept(made(), 10))
             await asyncio.gather(late, later)
-            assert asyncio.get_running_loop().time() - begin > 0.2
+            assert asyncio.get_running_loop().time() - begin > 0.5
             assert list(map(len, publisher.messages[5:])) == [2]
             intake.close()
 
