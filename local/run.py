@@ -260,6 +260,8 @@ class Run:
 
     def watch(self, seconds: float = 0.2) -> None:
         """Tell of every process that died since the last call, then pause."""
+        if _signals:  # Python drops what a signal's handler raises inside a finalizer
+            raise KeyboardInterrupt
         assert self.supervisor  # noqa: S101  (start() made it)
         for state in self.supervisor.states():
             before = self._seen.get(state.name)
@@ -338,7 +340,11 @@ class Run:
             kill_all(marked(self.data))
 
 
-def _interrupt(*_: object) -> None:
+_signals: list[int] = []  # those that asked us to stop
+
+
+def _interrupt(number: int, _: object) -> None:
+    _signals.append(number)
     raise KeyboardInterrupt
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from local import install, settings
+from local import install, run, settings
 from local.demo import documents
 from local.ports import LOOPBACK, free_ports, kept_ports
 from local.processes import MARK, command_line, marked, only_run
@@ -20,7 +20,7 @@ from local.run import check_port
 from local.server import Command, ServerError, alive, kill_all, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-ENDS = 20.0  # `make run` promises 15 seconds
+ENDS = 60.0  # `make run` promises 15 seconds; PostgreSQL may wait for a disk that others use, too
 
 # What the environments' programs are replaced with: an API that is ready, and others that wait.
 STAND_IN = """
@@ -56,6 +56,7 @@ class Checkout:
         self.data = folder / ".data"
         self.output = folder / "output"
         self.api_port, self.flower_port = free_ports(2)
+        self.started: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
         (folder / "local").symlink_to(ROOT / "local")
         (folder / "stand_in.py").write_text(STAND_IN)
@@ -83,7 +84,7 @@ class Checkout:
             "s.ROOT = r.ROOT = pathlib.Path.cwd(); sys.exit(r.main())"
         )
         with self.output.open("wb") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 cwd=self.folder,
                 env={
@@ -101,6 +102,8 @@ class Checkout:
                 stderr=output,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
 
     def said(self) -> str:
         """Return what was printed so far."""
@@ -120,6 +123,11 @@ class Checkout:
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
     made = Checkout(tmp_path / "my checkout")
     yield made
+    for process in made.started:
+        if process.poll() is None:
+            sys.stderr.write(made.said())
+            process.kill()
+            process.wait()
     kill_all(marked(made.data))
 
 
@@ -145,6 +153,25 @@ def test_ctrl_c_during_the_start(checkout: Checkout, words: str) -> None:
     checkout.wait_for(words, process)
     assert end(process, signal.SIGINT) == 0
     assert checkout.running() == []
+
+
+class Finalized:
+    """Gets a signal while Python finalizes it."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_is_kept_where_python_drops_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_signals", [])
+    before = signal.signal(signal.SIGINT, run._interrupt)
+    try:
+        Finalized()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        run.Run(settings.load()).watch()
 
 
 def test_a_process_that_dies_is_started_again(checkout: Checkout) -> None:
