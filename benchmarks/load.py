@@ -13,14 +13,14 @@ from statistics import median
 from time import perf_counter, sleep, time
 from typing import Final, TypeVar
 
-import aiohttp
 import orjson
 import psycopg2
 import uvloop
 
+from benchmarks.client import Client
+
 ResultT = TypeVar("ResultT")
 
-_JSON: Final = {"Content-Type": "application/json"}
 _KEY: Final = "POSTROOM_KEY"
 """Of the environment, which processes of their own inherit: what every request shows."""
 _POLL_SECONDS: Final = 0.001
@@ -132,10 +132,10 @@ async def _concurrently(
     async def connection() -> None:
         for url, body in left:
             start = perf_counter()
-            await _ask(session, method, url, body, status)
+            await _ask(client, method, url, body, status)
             taken.append(perf_counter() - start)
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections)) as session:
+    async with _client(urls[0]) as client:
         start = perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(connections):
@@ -163,10 +163,10 @@ async def _post_evenly(
 
     async def post(body: bytes) -> None:
         now = time()
-        answer = await _ask(session, "POST", url, body, HTTPStatus.ACCEPTED)
+        answer = await _ask(client, "POST", url, body, HTTPStatus.ACCEPTED)
         sent.append((orjson.loads(answer)["id"], now))
 
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with _client(url) as client:
         start = perf_counter()
         async with asyncio.TaskGroup() as group:
             for number, body in enumerate(bodies):
@@ -183,23 +183,24 @@ async def _post_steadily(
     requests: Sequence[tuple[str, bytes]], per_second: float, seconds: float
 ) -> None:
     count = int(per_second * seconds)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with _client(requests[0][0]) as client:
         start = perf_counter()
         async with asyncio.TaskGroup() as group:
             for number, (url, body) in enumerate(islice(cycle(requests), count)):
                 await asyncio.sleep(max(0.0, start + number / per_second - perf_counter()))
-                group.create_task(_ask(session, "POST", url, body, HTTPStatus.ACCEPTED))
+                group.create_task(_ask(client, "POST", url, body, HTTPStatus.ACCEPTED))
 
 
-async def _ask(
-    session: aiohttp.ClientSession, method: str, url: str, body: bytes, status: int
-) -> bytes:
-    async with session.request(method, url, data=body or None, headers=_JSON | shown()) as answer:
-        content = await answer.read()
-        if answer.status != status:
-            msg = f"{url} answered {answer.status}: {content[:500].decode(errors='replace')}"
-            raise RuntimeError(msg)
-        return content
+def _client(url: str) -> Client:
+    return Client(url, {"Content-Type": "application/json", **shown()})
+
+
+async def _ask(client: Client, method: str, url: str, body: bytes, status: int) -> bytes:
+    answered, content = await client.ask(method, url, body)
+    if answered != status:
+        msg = f"{url} answered {answered}: {content[:500].decode(errors='replace')}"
+        raise RuntimeError(msg)
+    return content
 
 
 def _latency(url: str, database_url: str, bodies: Iterable[bytes]) -> Latency:
@@ -211,10 +212,10 @@ async def _post_one_by_one(url: str, database_url: str, bodies: Iterable[bytes])
     with closing(psycopg2.connect(database_url)) as database:
         database.autocommit = True
         cursor = database.cursor()
-        async with aiohttp.ClientSession() as session:
+        async with _client(url) as client:
             for body in bodies:
                 start = perf_counter()
-                answer = await _ask(session, "POST", url, body, HTTPStatus.ACCEPTED)
+                answer = await _ask(client, "POST", url, body, HTTPStatus.ACCEPTED)
                 document = orjson.loads(answer)["id"]
                 accepted.append(perf_counter() - start)
                 _wait_for(cursor, document)
