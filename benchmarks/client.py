@@ -6,12 +6,14 @@ the server. uvicorn's own parser, httptools, reads the answers.
 
 import asyncio
 from collections.abc import Mapping
+from time import monotonic
 from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 _SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 2.0
 
 
 class Client:
@@ -39,10 +41,16 @@ class Client:
         """
         target = url.split("/", 3)[3]
         head = f"{method} /{target} HTTP/1.1\r\n{self._headers}Content-Length: {len(body)}\r\n\r\n"
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = self._take() or await self._connect()
         answer = await connection.ask(head.encode() + body)
         self._idle.append(connection)
         return answer
+
+    def _take(self) -> "_Connection | None":
+        """Return the connection used last, unless the server may be about to close even that."""
+        if self._idle and monotonic() - self._idle[-1].used_at < _IDLE_SECONDS:
+            return self._idle.pop()
+        return None
 
     async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
@@ -64,6 +72,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self.used_at = monotonic()
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
         loop = asyncio.get_running_loop()
@@ -103,3 +112,4 @@ class _Connection(asyncio.Protocol):
         if not self._answer.done():
             self._answer.set_result((self._parser.get_status_code(), b"".join(self._body)))
         self._body.clear()
+        self.used_at = monotonic()

@@ -38,6 +38,7 @@ app.conf.update(
     ),
     beat_schedule=SCHEDULE,
     worker_consumer="worker.guard:SafeConsumer",
+    worker_pool="worker.pool:TaskPool",
     # A message is acknowledged after its transaction, and only then: not when its child is
     # killed, its time is up, or the task raises, which makes it a dead letter.
     task_acks_late=True,

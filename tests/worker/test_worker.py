@@ -1,7 +1,9 @@
 """A real worker on a real broker: what it is sent, what kills it, what it waits for."""
 
+import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -10,6 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
+from api.intake import MESSAGE_BYTES
 from local.postgres import Postgres
 from tests.conftest import migrate
 from tests.shared.broker import consumers, depth, put_raw, wait_for_depth
@@ -195,3 +198,16 @@ def test_a_worker_tells_its_state_when_flower_asks(bench: Bench) -> None:
     assert stats
     (found,) = stats.values()
     assert found["pool"]["max-concurrency"] == 2
+
+
+def test_a_message_fits_into_a_childs_pipe(bench: Bench) -> None:
+    """Those that the main process writes into; the way back is short."""
+    for child in bench.children():
+        read_from = []
+        for link in Path(f"/proc/{child.pid}/fd").iterdir():
+            if link.readlink().name.startswith("pipe:"):
+                with suppress(PermissionError):
+                    descriptor = os.open(link, os.O_RDONLY | os.O_NONBLOCK)
+                    read_from.append(fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ))
+                    os.close(descriptor)
+        assert max(read_from) >= 4 * MESSAGE_BYTES
