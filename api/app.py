@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from api import errors, openapi
 from api.deps import Services
-from api.middleware import HeadAsGet, RequestId
+from api.middleware import HeadAsGet, RateLimits, RequestId
 from api.routes import (
     categories,
     classify,
@@ -86,6 +86,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     # Before the folder of assets, so that it is found first.
     app.router.routes.insert(0, Route(f"{_ASSETS}/{_REDOC}", _redoc))
     app.add_middleware(HeadAsGet)
+    app.add_middleware(RateLimits)
     app.add_middleware(RequestId)
     app.add_middleware(Shortcut)
     errors.install(app)

@@ -3,6 +3,7 @@
 async def get_ledger(services: ServicesDep, _: Reader) -> LedgerOut: ...
 """
 
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import Request, Security
@@ -10,8 +11,9 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 
-from api.errors import Forbidden, Unauthenticated
+from api.errors import Forbidden, TooManyRequests, Unauthenticated
 from api.keyring import Keyring
+from api.rates import Rates
 from shared.access import ANYBODY, Caller, Scope
 
 _SCHEME: Final = "bearer"
@@ -20,14 +22,16 @@ _SCHEME: Final = "bearer"
 class Gate:
     """Lets callers in, or says why not."""
 
-    def __init__(self, keyring: Keyring | None) -> None:
+    def __init__(self, keyring: Keyring | None, rates: Rates) -> None:
         """Set whose keys are valid; without, everybody may do everything."""
         self._keyring = keyring
+        self.rates = rates
 
     async def refresh(self) -> None:
-        """Learn which keys are valid by now; to be done every second."""
+        """Learn which keys are valid by now, and what was done with them; every second."""
         if self._keyring is not None:
             await self._keyring.refresh()
+            await self.rates.refresh()
 
     def admit_at_once(self, authorization: str, scope: Scope) -> Caller | None:
         """Return the caller if that can be told without waiting, and they may."""
@@ -75,7 +79,16 @@ class _Bearer(SecurityBase):
         """Return the caller of a request; raises as `Gate.admit`."""
         gate: Gate = request.app.state.services.gate
         (scope,) = scopes.scopes
-        return await gate.admit(request.headers.get("authorization", ""), Scope(scope))
+        caller = await gate.admit(request.headers.get("authorization", ""), Scope(scope))
+        length = request.headers.get("content-length", "")
+        rate = gate.rates.count(caller, int(length) if length.isdecimal() else 0)
+        if rate is not None:
+            request.state.rate = rate  # for `RateLimits`
+            if rate.exceeded:
+                raise TooManyRequests("The key has used what it may in a minute.", rate.seconds)
+            if not length:
+                request.state.count_bytes = partial(gate.rates.add, caller)
+        return caller
 
 
 _BEARER: Final = _Bearer()

@@ -20,6 +20,7 @@ from api.intake import Intake
 from api.keyring import Keyring
 from api.metrics import State
 from api.outcomes import Outcomes
+from api.rates import Rates
 from api.schemas.account import LedgerOut
 from api.settings import ApiSettings
 from shared.account import Account
@@ -103,7 +104,8 @@ class Services:
             application="postroom-api",
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
-        self.gate = Gate(Keyring(self.database.run) if settings.asks_for_keys else None)
+        keyring = Keyring(self.database.run) if settings.asks_for_keys else None
+        self.gate = Gate(keyring, Rates(self.database.run))
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self.exports = Exports(
             settings.database_url.get_secret_value(),

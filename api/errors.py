@@ -9,6 +9,7 @@
     ├── ContentTooLarge        413  the body is too large
     ├── UnsupportedMediaType   415  the body's type or encoding is not one of ours
     ├── Invalid                422  a field is wrong; `errors` names it
+    ├── TooManyRequests        429  the caller's key has used what it may
     └── Interrupted            503  a part of the body was accepted; the detail says how to go on
 
 Errors of the domain, from `shared.errors`, get their status in `_DOMAIN`.
@@ -122,6 +123,16 @@ class Invalid(Problem):
     """Fields of the request are wrong; `errors` names each."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class TooManyRequests(Problem):
+    """The caller's key has used what it may."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, seconds: int) -> None:
+        """Say so, and after how many seconds it may go on."""
+        super().__init__(detail, headers={"Retry-After": str(seconds)})
 
 
 class Interrupted(Problem):

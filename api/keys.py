@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from api.settings import ApiSettings
-from shared.access import Scope, Secret
+from shared.access import Limits, Scope, Secret
 from shared.db import Database, Session
 from shared.errors import DatabaseUnavailable
 from shared.models import ApiKey
@@ -49,7 +49,8 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     days = options.days
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     secret = Secret.new()
-    store.create(session, Wanted(options.name, options.scopes, expires_at), secret)
+    limits = Limits(options.requests_per_minute, options.bytes_per_minute)
+    store.create(session, Wanted(options.name, options.scopes, expires_at, limits), secret)
     session.commit()  # before it is told: what is told is valid
     print(secret.value)
     return 0
@@ -80,6 +81,12 @@ def _state(row: ApiKey) -> str:
     return "valid"
 
 
+def _positive(value: str) -> int:
+    if not (value.isdecimal() and int(value) > 0):
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return int(value)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m api.keys", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="create|list|revoke")
@@ -87,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("name", help="of the caller")
     create.add_argument("scopes", nargs="+", type=Scope, metavar="scope", help=", ".join(Scope))
     create.add_argument("--days", type=float, help="after which it is valid no more")
+    for limit in ("requests", "bytes"):
+        create.add_argument(
+            f"--{limit}-per-minute", type=_positive, help=f"{limit} that may be sent with it"
+        )
     create.add_argument("--first", action="store_true", help="only if there is none yet")
     create.set_defaults(work=_create)
     commands.add_parser("list", help="show all keys").set_defaults(work=_list)

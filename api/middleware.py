@@ -1,4 +1,4 @@
-"""What is done to every request: it gets an id, and HEAD is answered as GET is."""
+"""What is done to every request: it gets an id, it counts, and HEAD is answered as GET is."""
 
 import re
 from collections.abc import Awaitable
@@ -41,6 +41,33 @@ class RequestId:
 
         with structlog.contextvars.bound_contextvars(request_id=own):
             await self._app(scope, receive, send_with_id)
+
+
+class RateLimits:
+    """Says in answers what the caller's key has left, and counts bodies whose size is not told."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            if count := state.get("count_bytes"):
+                count(len(message.get("body", b"")))
+            return message
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start" and (rate := state.get("rate")):
+                MutableHeaders(scope=message).update(rate.headers)
+            await send(message)
+
+        await self._app(scope, receive_counted, send_with_rate)
 
 
 class HeadAsGet:

@@ -69,8 +69,12 @@ _REASONS: Final = {
     413: "The body is too large.",
     415: "The body's type or encoding is not supported.",
     422: "A field or parameter is wrong; `errors` names it.",
+    429: "The key has used what it may in a minute; `Retry-After` says how long to wait.",
     503: "The broker or the database does not answer. Nothing was accepted; try again.",
 }
+
+_REFUSED: Final = (401, 403, 429)
+"""What every operation that takes a scope may answer."""
 
 
 def ref(model: type[BaseModel]) -> dict[str, str]:
@@ -113,10 +117,8 @@ def install(app: FastAPI) -> None:
             for path in schema["paths"].values():
                 for operation in path.values():
                     if "security" in operation:
-                        for status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                            operation["responses"][str(status.value)] = _problem(
-                                _REASONS[status], status
-                            )
+                        for status in _REFUSED:
+                            operation["responses"][str(status)] = _problem(_REASONS[status], status)
                     operation["responses"]["default"] = _problem("Any other error.", 500)
                     if "422" in operation["responses"]:
                         operation["responses"]["422"] = _problem(_REASONS[422], 422)

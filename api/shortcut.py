@@ -41,13 +41,14 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         sent = _plain_headers(scope)
-        if sent is None or not _may(sent, services := scope["app"].state.services):
+        if sent is None or not (caller := _caller(sent, services := scope["app"].state.services)):
             await self._app(scope, receive, send)
             return
         messages = await _whole(receive)
         content = b"".join([each.get("body", b"") for each in messages])
         document = _read(content, services) if messages[-1]["type"] == "http.request" else None
-        if document is None:
+        rate = None if document is None else services.gate.rates.count(caller, len(content))
+        if document is None or (rate and rate.exceeded):
             await self._app(scope, _again(messages, receive), send)
             return
         own = request_id(_text(sent, b"x-request-id"))
@@ -58,6 +59,7 @@ class Shortcut:
         except PostroomError as error:
             refusal = errors.refused(Request(scope), error)
             refusal.headers["X-Request-Id"] = own
+            refusal.headers.update(rate.headers if rate else {})
             await refusal(scope, receive, send)
             return
         answer, place = responses.accepted(
@@ -70,6 +72,10 @@ class Shortcut:
             (b"content-type", _JSON),
             (b"x-request-id", own.encode("latin-1")),
         ]
+        if rate:
+            headers += [
+                (name.lower().encode(), value.encode()) for name, value in rate.headers.items()
+            ]
         start = {"type": "http.response.start", "status": HTTPStatus.ACCEPTED, "headers": headers}
         await send(start)
         await send({"type": "http.response.body", "body": encoded})
@@ -94,10 +100,10 @@ def _plain_headers(scope: Scope) -> dict[bytes, bytes] | None:
     return headers if plain else None
 
 
-def _may(sent: dict[bytes, bytes], services: Services) -> bool:
-    """Whether the caller is known, and may accept documents."""
+def _caller(sent: dict[bytes, bytes], services: Services) -> access.Caller | None:
+    """Return the caller if they are known, and may accept documents."""
     authorization = _text(sent, b"authorization")
-    return services.gate.admit_at_once(authorization, access.Scope.DOCUMENTS_WRITE) is not None
+    return services.gate.admit_at_once(authorization, access.Scope.DOCUMENTS_WRITE)
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str:

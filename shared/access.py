@@ -37,16 +37,33 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key may do in a minute; None is no limit.
+
+    Attributes:
+        requests: how many.
+        bytes: of their bodies.
+    """
+
+    requests: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Somebody who calls.
 
     Attributes:
         name: of the caller; "" while nobody is asked who they are.
         scopes: what they may do.
+        key_id: of the key that they have shown, if it was one.
+        limits: of that key, if it has any.
     """
 
     name: str
     scopes: frozenset[Scope]
+    key_id: UUID | None = None
+    limits: Limits | None = None
 
     def may(self, scope: Scope) -> bool:
         """Whether the caller may do that."""

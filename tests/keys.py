@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from shared.access import Scope, Secret
+from shared.access import Limits, Scope, Secret
 from shared.db import Database
 from shared.store import keys as store
-from shared.store.keys import Wanted
+from shared.store.keys import NO_LIMITS, Wanted
 
 
 class Keys:
@@ -21,12 +21,16 @@ class Keys:
         return self.make_both(*scopes, name=name, seconds=seconds)[1]
 
     def make_both(
-        self, *scopes: Scope, name: str = "somebody", seconds: float | None = None
+        self,
+        *scopes: Scope,
+        name: str = "somebody",
+        seconds: float | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> tuple[UUID, str]:
         end = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
         secret = Secret.new()
         with self.database.transaction() as session:
-            return store.create(session, Wanted(name, scopes, end), secret).id, secret.value
+            return store.create(session, Wanted(name, scopes, end, limits), secret).id, secret.value
 
     def make_revoked(self, *scopes: Scope) -> str:
         secret = Secret.new()

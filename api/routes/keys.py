@@ -15,7 +15,7 @@ from api.openapi import problems, ref, request_body
 from api.pagination import ONCE, PageQuery, link_header
 from api.schemas.key import KeyIn, KeyOut, KeyPageOut, NewKeyOut, RotateIn
 from api.validation import ModelT, required
-from shared.access import Secret
+from shared.access import Limits, Secret
 from shared.store import keys as store
 from shared.store.keys import Wanted
 from shared.store.page import Cursor
@@ -41,7 +41,8 @@ async def create_key(
 ) -> NewKeyOut:
     """Make a key. The answer is the only place where it is told."""
     wanted, secret = await _read(request, KeyIn), Secret.new()
-    asked = Wanted(wanted.name, wanted.scopes, wanted.expires_at)
+    limits = Limits(wanted.requests_per_minute, wanted.bytes_per_minute)
+    asked = Wanted(wanted.name, wanted.scopes, wanted.expires_at, limits)
     made = await services.database.run(
         lambda session: NewKeyOut.of(store.create(session, asked, secret), key=secret.value)
     )

@@ -21,6 +21,9 @@ def _to_come(at: datetime) -> datetime:
     return at
 
 
+Limit = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+
+
 class KeyIn(BaseModel):
     """A key to make."""
 
@@ -33,6 +36,10 @@ class KeyIn(BaseModel):
     expires_at: Annotated[Time, AfterValidator(_to_come)] | None = Field(
         None, description="when it ceases to be valid"
     )
+    requests_per_minute: Limit | None = Field(
+        None, description="how many may be sent with it; without, there is no limit"
+    )
+    bytes_per_minute: Limit | None = Field(None, description="of their bodies")
 
 
 class RotateIn(BaseModel):
@@ -60,6 +67,8 @@ class KeyOut(BaseModel):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None = Field(description="to some seconds")
+    requests_per_minute: int | None
+    bytes_per_minute: int | None
 
     @classmethod
     def of(cls, row: ApiKey, **more: object) -> Self:

@@ -6,6 +6,7 @@ from shared.models.dead_letter import DeadLetter, MessageFault
 from shared.models.document import Document
 from shared.models.document_event import DocumentEvent
 from shared.models.import_ import Import, ImportProducer, ImportReject
+from shared.models.key_use import KeyUse
 from shared.models.ledger import (
     Count,
     CountDelta,
@@ -17,7 +18,7 @@ from shared.models.ledger import (
 from shared.models.search import IndexedText, IndexRequest
 from shared.models.stats import Stat
 
-MIGRATION = "20261122_api_keys"
+MIGRATION = "20261122_key_limits"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ImportReject",
     "IndexRequest",
     "IndexedText",
+    "KeyUse",
     "LedgerEntry",
     "LedgerProducer",
     "MessageFault",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import DateTime, Index, LargeBinary, Text, Uuid, func, text
+from sqlalchemy import BigInteger, DateTime, Index, LargeBinary, Text, Uuid, func, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -20,6 +20,8 @@ class ApiKey(Base):
         expires_at: when it ceases to be valid; never, if that is null.
         revoked_at: when somebody made it invalid.
         last_used_at: to some seconds.
+        requests_per_minute: how many it may send; no limit, if that is null.
+        bytes_per_minute: of their bodies.
     """
 
     __tablename__ = "api_keys"
@@ -39,3 +41,5 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    bytes_per_minute: Mapped[int | None] = mapped_column(BigInteger)

@@ -3,16 +3,27 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from shared.access import Caller, Key, Scope, Secret
+from shared.access import Caller, Key, Limits, Scope, Secret
 from shared.models import ApiKey
 from shared.store.page import Cursor
+
+NO_LIMITS: Final = Limits(None, None)
+
+_KEY: Final = (
+    ApiKey.id,
+    ApiKey.name,
+    ApiKey.scopes,
+    ApiKey.expires_at,
+    ApiKey.requests_per_minute,
+    ApiKey.bytes_per_minute,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +34,13 @@ class Wanted:
         name: of the caller.
         scopes: what it is for.
         expires_at: when it ceases to be valid, if ever.
+        limits: what may be done with it in a minute.
     """
 
     name: str
     scopes: Collection[Scope]
     expires_at: datetime | None = None
+    limits: Limits = NO_LIMITS
 
 
 def create(session: Session, wanted: Wanted, secret: Secret) -> ApiKey:
@@ -39,6 +52,8 @@ def create(session: Session, wanted: Wanted, secret: Secret) -> ApiKey:
         digest=secret.digest,
         scopes=sorted(set(wanted.scopes)),
         expires_at=wanted.expires_at,
+        requests_per_minute=wanted.limits.requests,
+        bytes_per_minute=wanted.limits.bytes,
     )
     session.add(row)
     session.flush()
@@ -62,7 +77,8 @@ def rotate(session: Session, key_id: UUID, secret: Secret, overlap: timedelta) -
     if old is None:
         return None
     scopes = [Scope(each) for each in old.scopes]
-    new = create(session, Wanted(old.name, scopes, old.expires_at), secret)
+    limits = Limits(old.requests_per_minute, old.bytes_per_minute)
+    new = create(session, Wanted(old.name, scopes, old.expires_at, limits), secret)
     end = func.clock_timestamp() + overlap
     first = func.least(func.coalesce(ApiKey.expires_at, end), end)
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(expires_at=first))
@@ -88,14 +104,14 @@ def page(session: Session, after: Cursor | None, limit: int) -> tuple[list[ApiKe
 
 def valid(session: Session) -> dict[bytes, Key]:
     """Return all keys that are valid, by their digests."""
-    statement = select(ApiKey.digest, ApiKey.id, ApiKey.name, ApiKey.scopes, ApiKey.expires_at)
-    return {row.digest: _key(row) for row in session.execute(statement.where(_valid()))}
+    statement = select(ApiKey.digest, *_KEY).where(_valid())
+    return {row.digest: _key(row) for row in session.execute(statement)}
 
 
 def find(session: Session, digest: bytes) -> Key | None:
     """Return the key with that digest, if it is valid."""
-    statement = select(ApiKey.id, ApiKey.name, ApiKey.scopes, ApiKey.expires_at)
-    row = session.execute(statement.where(ApiKey.digest == digest, _valid())).one_or_none()
+    statement = select(*_KEY).where(ApiKey.digest == digest, _valid())
+    row = session.execute(statement).one_or_none()
     return None if row is None else _key(row)
 
 
@@ -114,4 +130,6 @@ def _valid() -> Any:
 def _key(row: Any) -> Key:
     known = {each.value for each in Scope}  # one that a newer release has made is none of ours
     scopes = frozenset(Scope(each) for each in row.scopes if each in known)
-    return Key(row.id, Caller(row.name, scopes), row.expires_at)
+    limits = Limits(row.requests_per_minute, row.bytes_per_minute)
+    caller = Caller(row.name, scopes, row.id, None if limits == NO_LIMITS else limits)
+    return Key(row.id, caller, row.expires_at)
