@@ -62,7 +62,7 @@ _IN_SERVICE: Final = ("_per_s", "_ms_p50", "_ms_p99", "_mb_rest", "_mb_load")
 class Scale:
     """How much to measure; documents differ, so that both stacks work for a few seconds."""
 
-    rounds: int = 4
+    rounds: int = 3
     ours: int = 7_000
     baseline: int = 1_500
     single: int = 100
