@@ -17,6 +17,7 @@ from api import errors, openapi
 from api.deps import Services
 from api.middleware import HeadAsGet, RateLimits, RequestId
 from api.routes import (
+    audit,
     categories,
     classify,
     dead_letters,
@@ -106,6 +107,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         reclassifications,
         history,
         stats,
+        audit,
     ):
         app.include_router(route.router)
     return app

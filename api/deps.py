@@ -10,6 +10,7 @@ import structlog
 from fastapi import Depends, Request
 from uuid_utils.compat import uuid7
 
+from api.audit import Journal
 from api.auth import Gate
 from api.backlog import Backlog
 from api.classifier import Classifier
@@ -106,6 +107,7 @@ class Services:
         self.database = DatabaseThreads(database, settings.db_pool_size)
         keyring = Keyring(self.database.run) if settings.asks_for_keys else None
         self.gate = Gate(keyring, Rates(self.database.run))
+        self.journal = Journal(self.database.run)
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self.exports = Exports(
             settings.database_url.get_secret_value(),
@@ -133,6 +135,7 @@ class Services:
         await asyncio.gather(
             _repeat(self._mark),
             _repeat(self.gate.refresh),
+            _repeat(self.journal.flush),
             _repeat(self._declare_queues),
             _repeat(self._watch_backlog),
             _repeat(self.imports.settle),
@@ -203,6 +206,7 @@ class Services:
             await self._mark(closed=True)
         except DatabaseUnavailable as error:
             logger.warning("the last mark cannot be written", reason=str(error))
+        await self.journal.close()
         self._gauge.close()
         self._publisher.close()
         self.database.close()

@@ -15,7 +15,9 @@ from shared.db import Database, Session
 from shared.errors import DatabaseUnavailable
 from shared.models import ApiKey
 from shared.settings import load
+from shared.store import audit
 from shared.store import keys as store
+from shared.store.audit import Entry, Kind
 from shared.store.keys import Wanted
 
 _MOST: int = 1_000
@@ -50,7 +52,9 @@ def _create(session: Session, options: argparse.Namespace) -> int:
     expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     secret = Secret.new()
     limits = Limits(options.requests_per_minute, options.bytes_per_minute)
-    store.create(session, Wanted(options.name, options.scopes, expires_at, limits), secret)
+    wanted = Wanted(options.name, options.scopes, expires_at, limits)
+    row = store.create(session, wanted, secret)
+    _record(session, "createKey", row)
     session.commit()  # before it is told: what is told is valid
     print(secret.value)
     return 0
@@ -70,7 +74,15 @@ def _revoke(session: Session, options: argparse.Namespace) -> int:
     if row is None:
         print(f"postroom: there is no key {options.id}", file=sys.stderr)
         return 1
+    _record(session, "revokeKey", row)
     return 0
+
+
+def _record(session: Session, action: str, row: ApiKey) -> None:
+    """Write down what was done here, under the name that it has over HTTP."""
+    details = {"name": row.name, "scopes": row.scopes, "command": "python -m api.keys"}
+    entry = Entry(action=action, object_kind=Kind.KEY, object_id=row.id, details=details)
+    audit.record(session, entry)
 
 
 def _state(row: ApiKey) -> str:

@@ -11,6 +11,9 @@ from shared.messages import Document
 DOCUMENTS: Final = "/v1/documents"
 """The path of the documents."""
 
+CREATE_DOCUMENT: Final = "createDocument"
+"""The operation that is answered in two places."""
+
 
 def json_response(
     status: HTTPStatus, value: object, headers: dict[str, str] | None = None

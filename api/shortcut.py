@@ -62,6 +62,7 @@ class Shortcut:
             refusal.headers.update(rate.headers if rate else {})
             await refusal(scope, receive, send)
             return
+        services.journal.count(caller, responses.CREATE_DOCUMENT, 1)
         answer, place = responses.accepted(
             message, receipt.envelope.task_id, scope.get("root_path", "")
         )

@@ -40,6 +40,9 @@ class WorkerSettings(SharedSettings):
         description="processes that classify and store",
     )
     worker_name: str = Field("worker", pattern=r"^[A-Za-z0-9_.-]+$")
+    audit_days: int = Field(
+        365, ge=1, le=36_500, description="days after which an entry of the audit log is purged"
+    )
     worker_queues: Annotated[str, AfterValidator(_queues)] = Field(
         ",".join(QUEUES), description="queues to consume, with commas in between"
     )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -19,8 +19,10 @@ from api.imports.records import NotThisFormat
 from api.imports.upload import Displaced, Stuck, Transactions, Upload, start_of
 from api.intake import Intake
 from shared.account import Account
+from shared.db import Session
 from shared.models import Import
 from shared.revision import Clock
+from shared.store import audit
 from shared.store import imports as store
 from shared.store.imports import Status
 
@@ -40,6 +42,7 @@ class Request:
         key: the `Idempotency-Key`.
         length: bytes of the body, if it says so.
         request_id: goes with each document.
+        entry: for the audit log, without the import's id.
     """
 
     form: Form
@@ -48,6 +51,7 @@ class Request:
     key: str
     length: int | None
     request_id: str
+    entry: audit.Entry
 
 
 class Importer:
@@ -129,7 +133,14 @@ class Importer:
         upload = store.Upload(
             uuid7(), request.caller, request.key, form, account.producer_id, request.length
         )
-        row = await self._database.run(lambda session: store.begin(session, upload))
+
+        def begin(session: Session) -> Import:
+            row = store.begin(session, upload)
+            if row.producer_id == account.producer_id:
+                audit.record(session, replace(request.entry, object_id=row.id))
+            return row
+
+        row = await self._database.run(begin)
         if row.producer_id == account.producer_id:
             return row
         if row.format != form:

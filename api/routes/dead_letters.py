@@ -1,6 +1,7 @@
 """Dead letters: list, inspect, replay, delete."""
 
 import math
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import body
+from api import audit, body
 from api.auth import DeadReader, Replayer
 from api.deps import Services, ServicesDep
 from api.errors import Conflict, Invalid, NotFound
@@ -32,10 +33,12 @@ from api.schemas.problem import FieldError
 from api.schemas.time import Time
 from api.validation import required
 from shared import dead
+from shared.db import Session
 from shared.dead import Dead, Reason
 from shared.messages import Document
 from shared.revision import DAY, EPOCH, microseconds_now
 from shared.store import dead_letters as store
+from shared.store.audit import Kind
 from shared.store.dead_letters import Kept
 from shared.store.page import Cursor
 
@@ -138,7 +141,7 @@ async def get_dead_letter(services: ServicesDep, _: DeadReader, letter_id: UUID)
     responses=problems(400, 413, 415, 422, 503),
 )
 async def replay_dead_letters(
-    request: Request, response: Response, services: ServicesDep, _: Replayer
+    request: Request, response: Response, services: ServicesDep, caller: Replayer
 ) -> ReplayOut:
     """Queue dead letters again, the oldest first: some in each call, see `has_more`.
 
@@ -152,12 +155,25 @@ async def replay_dead_letters(
         )
     )
     replay = _Replay(services, restamp=asked.restamp)
-    for at, letter in enumerate(letters, 1):
-        await replay.try_one(letter)
-        if asked.rate and replay.documents >= asked.rate:
-            has_more = has_more or at < len(letters)
-            letters = letters[:at]
-            break
+    done = False
+    try:
+        for at, letter in enumerate(letters, 1):
+            await replay.try_one(letter)
+            if asked.rate and replay.documents >= asked.rate:
+                has_more = has_more or at < len(letters)
+                letters = letters[:at]
+                break
+        done = True
+    finally:
+        if replay.letters:  # also if a later one could not be queued
+            details = {
+                **_told(where),
+                "restamp": asked.restamp,
+                "letters": replay.letters,
+                "documents": replay.documents,
+            }
+            made = audit.entry(request, caller, Kind.DEAD_LETTER, details=details)
+            await services.journal.write(made if done else replace(made, outcome=None))
     if asked.rate and has_more:
         response.headers["Retry-After"] = str(math.ceil(replay.documents / asked.rate))
     return ReplayOut(
@@ -176,7 +192,11 @@ async def replay_dead_letters(
     responses=problems(409, 422, 503) | _NOT_FOUND,
 )
 async def replay_dead_letter(
-    services: ServicesDep, _: Replayer, letter_id: UUID, query: Annotated[RestampQuery, Query()]
+    request: Request,
+    services: ServicesDep,
+    caller: Replayer,
+    letter_id: UUID,
+    query: Annotated[RestampQuery, Query()],
 ) -> ReplayedOut:
     """Queue a dead letter again. It is listed until its documents are stored.
 
@@ -186,10 +206,14 @@ async def replay_dead_letter(
     if letter is None:
         raise NotFound(_MISSING)
     try:
-        return await _Replay(services, restamp=query.restamp).one(letter)
+        replayed = await _Replay(services, restamp=query.restamp).one(letter)
     except Dead as error:
         hint = "; to replay it all the same, say restamp=true" * (error.reason is Reason.TOO_OLD)
         raise Conflict(f"It would only be dead again: {error.error}{hint}.") from error
+    details = {"task_id": replayed.task_id, "restamp": query.restamp}
+    made = audit.entry(request, caller, Kind.DEAD_LETTER, letter_id, details=details)
+    await services.journal.write(made)
+    return replayed
 
 
 @router.delete(
@@ -198,24 +222,40 @@ async def replay_dead_letter(
     status_code=HTTPStatus.NO_CONTENT,
     responses=problems(422, 503),
 )
-async def delete_dead_letter(services: ServicesDep, _: Replayer, letter_id: UUID) -> Response:
+async def delete_dead_letter(
+    request: Request, services: ServicesDep, caller: Replayer, letter_id: UUID
+) -> Response:
     """Delete a dead letter for good. The account keeps its documents as dead."""
-    await services.database.run(lambda session: store.remove(session, letter_id))
+
+    def delete(session: Session) -> None:
+        if store.remove(session, letter_id) is not None:
+            audit.record(session, request, caller, Kind.DEAD_LETTER, letter_id)
+
+    await services.database.run(delete)
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 @router.delete("", operation_id="deleteDeadLetters", responses=problems(422, 503))
 async def delete_dead_letters(
-    services: ServicesDep, _: Replayer, query: Annotated[DeleteQuery, Query()]
+    request: Request,
+    services: ServicesDep,
+    caller: Replayer,
+    query: Annotated[DeleteQuery, Query()],
 ) -> DeletedOut:
     """Delete dead letters for good: some in each call, see `has_more`."""
     where = _filter(query)
     if (where == store.Filter()) is not query.all:
         error = FieldError.of(["query", "all"], "must be true without a filter, and only then")
         raise Invalid("Say which dead letters to delete.", errors=[error])
-    deleted = await services.database.run(
-        lambda session: store.remove_all(session, where, _CALL_DELETES)
-    )
+
+    def delete(session: Session) -> int:
+        deleted = store.remove_all(session, where, _CALL_DELETES)
+        if deleted:
+            details = {**_told(where), "letters": deleted}
+            audit.record(session, request, caller, Kind.DEAD_LETTER, details=details)
+        return deleted
+
+    deleted = await services.database.run(delete)
     return DeletedOut(deleted=deleted, has_more=deleted == _CALL_DELETES)
 
 
@@ -262,6 +302,11 @@ async def _read_replay(request: Request) -> ReplayIn:
 
 def _filter(query: _Which | ReplayIn) -> store.Filter:
     return store.Filter(query.reason, query.fingerprint, query.task, query.producer_id, query.since)
+
+
+def _told(where: store.Filter) -> dict[str, str]:
+    """Return a filter as the audit log shows it."""
+    return {name: str(value) for name, value in asdict(where).items() if value is not None}
 
 
 def _cursor(letter_id: UUID) -> str:

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import body, conditional, responses
+from api import audit, body, conditional, responses
 from api.auth import Reader, Writer
 from api.batch import Batch, read_batch
 from api.deps import Services, ServicesDep
@@ -29,6 +29,8 @@ from api.schemas.problem import FieldError
 from api.settings import MAX_BATCH
 from api.validation import refuse_parameters, required, validated
 from shared import decide
+from shared.access import Caller
+from shared.db import Session
 from shared.decide import UNSET, Outcome
 from shared.errors import (
     DatabaseUnavailable,
@@ -38,6 +40,7 @@ from shared.errors import (
 from shared.messages import Document
 from shared.models import Document as Row
 from shared.store import documents as store
+from shared.store.audit import Kind
 from shared.store.documents import MetadataTooLarge
 
 router = APIRouter(prefix=responses.DOCUMENTS, tags=["documents"])
@@ -122,7 +125,7 @@ class DocumentQuery(BaseModel):
 
 @router.post(
     "",
-    operation_id="createDocument",
+    operation_id=responses.CREATE_DOCUMENT,
     status_code=HTTPStatus.ACCEPTED,
     response_model=None,
     openapi_extra=_DOCUMENT | request_headers("Prefer", "Idempotency-Key"),
@@ -140,7 +143,8 @@ async def create_document(request: Request, services: ServicesDep, caller: Write
     document, size = await _read_document(request, services)
     keyed = None if key is None else keyed_id(caller.name, key, 0)
     message = stamped(document, services.clock, request.state.request_id, keyed)
-    return await _accept(request, services, message, size, preference(request))
+    wanted = preference(request)
+    return await _accept(request, services, caller, message, size=size, wanted=wanted)
 
 
 @router.post(
@@ -169,6 +173,7 @@ async def create_documents(
     task_id, letters = None, None
     if batch.accepted:
         receipt = await services.intake.accept_batch(batch.accepted, size)
+        services.journal.count(caller, audit.action(request), len(batch.accepted))
         task_id = receipt.envelope.task_id
         if wanted.seconds is not None:
             letters = await services.outcomes.of_message(receipt, wanted.seconds)
@@ -189,7 +194,7 @@ async def create_documents(
     responses=_ACCEPTED | problems(400, 404, 412, 413, 415, 422, 503),
 )
 async def replace_document(
-    request: Request, services: ServicesDep, _: Writer, document_id: UUID
+    request: Request, services: ServicesDep, caller: Writer, document_id: UUID
 ) -> Response:
     """Accept a document under an id of yours, in place of what is stored there.
 
@@ -206,7 +211,7 @@ async def replace_document(
     message = stamped(document, services.clock, request.state.request_id)
     precondition.put_on(message, services.clock)
     wanted = preference(request, _CONDITIONAL_WAIT_SECONDS if precondition else None)
-    return await _accept(request, services, message, size, wanted)
+    return await _accept(request, services, caller, message, size=size, wanted=wanted)
 
 
 @router.get(
@@ -246,7 +251,7 @@ async def get_document(
     responses=_CHANGED | problems(400, 404, 412, 413, 415, 422, 503),
 )
 async def update_document(
-    request: Request, services: ServicesDep, _: Writer, document_id: UUID
+    request: Request, services: ServicesDep, caller: Writer, document_id: UUID
 ) -> Response:
     """Change the metadata of a stored document by a merge-patch (RFC 7396), and its label."""
     if_match = conditional.of_change(request, services.clock)
@@ -254,18 +259,17 @@ async def update_document(
     patch = required(DocumentPatchIn, body.parse(await body.read(request)))
     label = patch.label if "label" in patch.model_fields_set else UNSET
     operation = decide.Patch(patch.metadata, label)
-    now = services.clock.stamp()
+    now, request_id = services.clock.stamp(), request.state.request_id
+
+    def change(session: Session) -> Row | None:
+        row = store.patch(session, document_id, operation, now, if_match, request_id=request_id)
+        if row is not None:
+            details = {"fields": sorted(patch.model_fields_set)}
+            audit.record(session, request, caller, Kind.DOCUMENT, document_id, details=details)
+        return row
+
     try:
-        row = await services.database.run(
-            lambda session: store.patch(
-                session,
-                document_id,
-                operation,
-                now,
-                if_match,
-                request_id=request.state.request_id,
-            )
-        )
+        row = await services.database.run(change)
     except MetadataTooLarge as error:
         detail = f"would be longer than {decide.MAX_METADATA_BYTES} bytes of JSON"
         raise Invalid(
@@ -285,14 +289,18 @@ async def update_document(
     responses=problems(412, 422, 503),
 )
 async def delete_document(
-    request: Request, services: ServicesDep, _: Writer, document_id: UUID
+    request: Request, services: ServicesDep, caller: Writer, document_id: UUID
 ) -> Response:
     """Delete a document, stored or still on its way. Doing it again changes nothing."""
     if_match = conditional.of_change(request, services.clock)
     now, request_id = services.clock.stamp(), request.state.request_id
-    revision = await services.database.run(
-        lambda session: store.delete(session, document_id, now, if_match, request_id=request_id)
-    )
+
+    def delete(session: Session) -> int:
+        revision = store.delete(session, document_id, now, if_match, request_id=request_id)
+        audit.record(session, request, caller, Kind.DOCUMENT, document_id)
+        return revision
+
+    revision = await services.database.run(delete)
     services.clock.observe(revision)
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -309,10 +317,17 @@ async def _read_document(request: Request, services: Services) -> tuple[Document
 
 
 async def _accept(
-    request: Request, services: Services, message: Document, size: int, wanted: Preference
+    request: Request,
+    services: Services,
+    caller: Caller,
+    message: Document,
+    *,
+    size: int,
+    wanted: Preference,
 ) -> Response:
     """Have a document published; answer at once or, if that is wanted, with what became of it."""
     receipt = await services.intake.accept(message, size)
+    services.journal.count(caller, audit.action(request), 1)
     accepted, path = responses.accepted(
         message, receipt.envelope.task_id, request.scope.get("root_path", "")
     )

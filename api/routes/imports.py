@@ -1,6 +1,7 @@
 """Imports: take a body of any size, tell how far it has come, hand back what was refused."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from http import HTTPStatus
 from secrets import token_urlsafe
 from typing import Annotated, Any, Final, Literal
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from api import body
+from api import audit, body
 from api.auth import Reader, Writer
 from api.deps import Services, ServicesDep
 from api.errors import Conflict, Invalid, NotFound, UnsupportedMediaType
@@ -24,8 +25,10 @@ from api.responses import json_response
 from api.schemas.document import DocumentIn, Key
 from api.schemas.import_ import ImportOut, ImportPageOut, RejectOut, RejectPageOut, Status
 from api.schemas.problem import FieldError
-from shared.models import ImportReject
+from shared.db import Session
+from shared.models import Import, ImportReject
 from shared.store import imports as store
+from shared.store.audit import Kind
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
 
@@ -176,6 +179,8 @@ async def create_import(request: Request, services: ServicesDep, caller: Writer)
         key=idempotency_key(request) or token_urlsafe(16),
         length=_length(request),
         request_id=request.state.request_id,
+        # Written when the upload begins; what it will be answered is not known by then.
+        entry=replace(audit.entry(request, caller, Kind.IMPORT), outcome=None),
     )
     import_id = await services.imports.receive(asked, request.stream())
     found = await _find(services, import_id)
@@ -243,9 +248,18 @@ async def list_import_rejects(
     status_code=HTTPStatus.NO_CONTENT,
     responses=problems(409, 422, 503) | _NOT_FOUND,
 )
-async def cancel_import(services: ServicesDep, _: Writer, import_id: UUID) -> Response:
+async def cancel_import(
+    request: Request, services: ServicesDep, caller: Writer, import_id: UUID
+) -> Response:
     """Cancel an import that does not have its whole body yet. What was accepted stays."""
-    row = await services.database.run(lambda session: store.cancel(session, import_id))
+
+    def cancel(session: Session) -> Import | None:
+        row = store.cancel(session, import_id)
+        if row is not None and row.status == store.Status.CANCELLED:
+            audit.record(session, request, caller, Kind.IMPORT, import_id)
+        return row
+
+    row = await services.database.run(cancel)
     if row is None:
         raise NotFound(_MISSING)
     if row.status != store.Status.CANCELLED:

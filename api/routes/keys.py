@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api import body
+from api import audit, body
 from api.auth import Admin
 from api.deps import ServicesDep
 from api.errors import NotFound
@@ -16,7 +16,9 @@ from api.pagination import ONCE, PageQuery, link_header
 from api.schemas.key import KeyIn, KeyOut, KeyPageOut, NewKeyOut, RotateIn
 from api.validation import ModelT, required
 from shared.access import Limits, Secret
+from shared.db import Session
 from shared.store import keys as store
+from shared.store.audit import Kind
 from shared.store.keys import Wanted
 from shared.store.page import Cursor
 
@@ -37,15 +39,20 @@ _TOLD: Final = {"Cache-Control": "no-store"}
     responses=problems(400, 413, 415, 422, 503),
 )
 async def create_key(
-    request: Request, response: Response, services: ServicesDep, _: Admin
+    request: Request, response: Response, services: ServicesDep, caller: Admin
 ) -> NewKeyOut:
     """Make a key. The answer is the only place where it is told."""
     wanted, secret = await _read(request, KeyIn), Secret.new()
     limits = Limits(wanted.requests_per_minute, wanted.bytes_per_minute)
     asked = Wanted(wanted.name, wanted.scopes, wanted.expires_at, limits)
-    made = await services.database.run(
-        lambda session: NewKeyOut.of(store.create(session, asked, secret), key=secret.value)
-    )
+
+    def create(session: Session) -> NewKeyOut:
+        row = store.create(session, asked, secret)
+        details = {"name": row.name, "scopes": row.scopes}
+        audit.record(session, request, caller, Kind.KEY, row.id, details=details)
+        return NewKeyOut.of(row, key=secret.value)
+
+    made = await services.database.run(create)
     response.headers.update(_TOLD)
     return made
 
@@ -78,18 +85,21 @@ async def list_keys(
     responses=problems(400, 413, 415, 422, 503) | _NOT_FOUND,
 )
 async def rotate_key(
-    request: Request, response: Response, services: ServicesDep, _: Admin, key_id: UUID
+    request: Request, response: Response, services: ServicesDep, caller: Admin, key_id: UUID
 ) -> NewKeyOut:
     """Make a key like another one, which stays valid for a while and then no more."""
     how, secret = await _read(request, RotateIn), Secret.new()
     overlap = timedelta(seconds=how.overlap_seconds)
-    made = await services.database.run(
-        lambda session: (
-            None
-            if (new := store.rotate(session, key_id, secret, overlap)) is None
-            else NewKeyOut.of(new, key=secret.value)
-        )
-    )
+
+    def rotate(session: Session) -> NewKeyOut | None:
+        row = store.rotate(session, key_id, secret, overlap)
+        if row is None:
+            return None
+        details = {"new_id": str(row.id)}
+        audit.record(session, request, caller, Kind.KEY, key_id, details=details)
+        return NewKeyOut.of(row, key=secret.value)
+
+    made = await services.database.run(rotate)
     if made is None:
         raise NotFound(_MISSING)
     response.headers.update(_TOLD)
@@ -97,11 +107,19 @@ async def rotate_key(
 
 
 @router.delete("/{key_id}", operation_id="revokeKey", responses=problems(422, 503) | _NOT_FOUND)
-async def revoke_key(services: ServicesDep, _: Admin, key_id: UUID) -> KeyOut:
+async def revoke_key(
+    request: Request, services: ServicesDep, caller: Admin, key_id: UUID
+) -> KeyOut:
     """Revoke a key: within five seconds nobody is let in with it. Again, it changes nothing."""
-    revoked = await services.database.run(
-        lambda session: None if (row := store.revoke(session, key_id)) is None else KeyOut.of(row)
-    )
+
+    def revoke(session: Session) -> KeyOut | None:
+        row = store.revoke(session, key_id)
+        if row is None:
+            return None
+        audit.record(session, request, caller, Kind.KEY, key_id)
+        return KeyOut.of(row)
+
+    revoked = await services.database.run(revoke)
     if revoked is None:
         raise NotFound("No key has this id.")
     return revoked

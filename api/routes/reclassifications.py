@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from api import body
+from api import audit, body
 from api.auth import Writer
 from api.deps import ServicesDep
 from api.openapi import problems, ref, request_body
@@ -17,6 +17,7 @@ from api.validation import required
 from shared.errors import BacklogFull, BrokerUnavailable, DocumentNotFound
 from shared.messages import Classified
 from shared.store import documents as store
+from shared.store.audit import Kind
 from shared.store.listings import Filter, Listing, Reclassified, to_reclassify
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
@@ -36,7 +37,9 @@ _MESSAGE_BYTES: Final = 4 << 20
     openapi_extra=_BODY,
     responses=problems(400, 413, 415, 422, 503),
 )
-async def reclassify_documents(request: Request, services: ServicesDep, _: Writer) -> ReclassifyOut:
+async def reclassify_documents(
+    request: Request, services: ServicesDep, caller: Writer
+) -> ReclassifyOut:
     """Queue documents to be classified anew, newest first: some in each call, see `has_more`.
 
     A document whose content is replaced meanwhile is left alone.
@@ -65,6 +68,11 @@ async def reclassify_documents(request: Request, services: ServicesDep, _: Write
             break
         task_ids.append(envelope.task_id)
         queued += message
+    if queued:
+        filters = asked.model_dump(mode="json", exclude={"cursor"})
+        details = filters | {"documents": len(queued)}
+        made = audit.entry(request, caller, Kind.DOCUMENT, details=details)
+        await services.journal.write(made)
     next_cursor = listing.cursor(queued[-1]).encode() if has_more else None
     return ReclassifyOut(
         documents=len(queued), task_ids=task_ids, next_cursor=next_cursor, has_more=has_more
@@ -78,7 +86,7 @@ async def reclassify_documents(request: Request, services: ServicesDep, _: Write
     responses=problems(404, 422, 503),
 )
 async def reclassify_document(
-    services: ServicesDep, _: Writer, document_id: UUID
+    request: Request, services: ServicesDep, caller: Writer, document_id: UUID
 ) -> ReclassifiedOut:
     """Queue a stored document to be classified anew."""
     revision = await services.database.run(
@@ -88,6 +96,9 @@ async def reclassify_document(
         raise DocumentNotFound
     item: Classified = {"id": str(document_id), "content_revision": revision}
     envelope = await services.intake.reclassify([item])
+    details = {"task_id": envelope.task_id}
+    made = audit.entry(request, caller, Kind.DOCUMENT, document_id, details=details)
+    await services.journal.write(made)
     return ReclassifiedOut(id=document_id, task_id=envelope.task_id, status="accepted")
 
 

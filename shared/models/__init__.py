@@ -1,6 +1,7 @@
 """The tables, one ORM class each, named in the singular."""
 
 from shared.models.api_key import ApiKey
+from shared.models.audit_entry import AuditEntry
 from shared.models.base import Base
 from shared.models.dead_letter import DeadLetter, MessageFault
 from shared.models.document import Document
@@ -18,12 +19,13 @@ from shared.models.ledger import (
 from shared.models.search import IndexedText, IndexRequest
 from shared.models.stats import Stat
 
-MIGRATION = "20261122_key_limits"
+MIGRATION = "20261122_audit"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
     "MIGRATION",
     "ApiKey",
+    "AuditEntry",
     "Base",
     "Count",
     "CountDelta",

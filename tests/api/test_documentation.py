@@ -49,6 +49,7 @@ OPERATIONS = {
     ("post", "/v1/keys"),
     ("post", "/v1/keys/{key_id}/rotate"),
     ("delete", "/v1/keys/{key_id}"),
+    ("get", "/v1/audit"),
     ("get", "/v1/ledger"),
     ("post", "/v1/documents/reclassify"),
     ("post", "/v1/documents/{document_id}/reclassify"),
