@@ -32,6 +32,7 @@ from api.routes import (
     metrics,
     reclassifications,
     stats,
+    tokens,
 )
 from api.settings import ApiSettings
 from api.shortcut import Shortcut
@@ -108,6 +109,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         history,
         stats,
         audit,
+        tokens,
     ):
         app.include_router(route.router)
     return app

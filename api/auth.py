@@ -11,8 +11,8 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 
+from api.callers import Callers
 from api.errors import Forbidden, TooManyRequests, Unauthenticated
-from api.keyring import Keyring
 from api.rates import Rates
 from shared.access import ANYBODY, Caller, Scope
 
@@ -22,23 +22,17 @@ _SCHEME: Final = "bearer"
 class Gate:
     """Lets callers in, or says why not."""
 
-    def __init__(self, keyring: Keyring | None, rates: Rates) -> None:
-        """Set whose keys are valid; without, everybody may do everything."""
-        self._keyring = keyring
+    def __init__(self, callers: Callers | None, rates: Rates) -> None:
+        """Set who is known; without, everybody may do everything."""
+        self._callers = callers
         self.rates = rates
-
-    async def refresh(self) -> None:
-        """Learn which keys are valid by now, and what was done with them; every second."""
-        if self._keyring is not None:
-            await self._keyring.refresh()
-            await self.rates.refresh()
 
     def admit_at_once(self, authorization: str, scope: Scope) -> Caller | None:
         """Return the caller if that can be told without waiting, and they may."""
-        if self._keyring is None:
+        if self._callers is None:
             return ANYBODY
-        key = _bearer(authorization)
-        caller = self._keyring.known(key) if key else None
+        credential = _bearer(authorization)
+        caller = self._callers.known(credential) if credential else None
         return caller if caller is not None and caller.may(scope) else None
 
     async def admit(self, authorization: str, scope: Scope) -> Caller:
@@ -48,31 +42,32 @@ class Gate:
             Unauthenticated: it cannot be told who that is.
             Forbidden: they may not.
             DatabaseUnavailable: it cannot be told at the moment.
+            IssuerUnavailable: likewise.
         """
-        if self._keyring is None:
+        if self._callers is None:
             return ANYBODY
-        key = _bearer(authorization)
-        if not key:
-            raise Unauthenticated("Send a key: `Authorization: Bearer …`.", {})
-        caller = await self._keyring.caller(key)
+        credential = _bearer(authorization)
+        if not credential:
+            raise Unauthenticated("Send a key or a token: `Authorization: Bearer …`.", {})
+        caller = await self._callers.find(credential)
         if caller is None:
-            detail = "The key is unknown, has expired, or was revoked."
+            detail = "The key or token is unknown, has expired, or was revoked."
             raise Unauthenticated(detail, {"error": "invalid_token"})
         if not caller.may(scope):
-            raise Forbidden(f"The key lacks the scope {scope}.", scope)
+            raise Forbidden(f"The key or token lacks the scope {scope}.", scope)
         return caller
 
 
 def _bearer(authorization: str) -> str:
-    scheme, _, key = authorization.partition(" ")
-    return key.strip() if scheme.lower() == _SCHEME else ""
+    scheme, _, credential = authorization.partition(" ")
+    return credential.strip() if scheme.lower() == _SCHEME else ""
 
 
 class _Bearer(SecurityBase):
     """Has FastAPI ask the gate, and document what a route takes."""
 
     def __init__(self) -> None:
-        self.model = HTTPBearer(description="A key, made with `POST /v1/keys`.")
+        self.model = HTTPBearer(description="A key, made with `POST /v1/keys`, or a token.")
         self.scheme_name = "key"
 
     async def __call__(self, request: Request, scopes: SecurityScopes) -> Caller:

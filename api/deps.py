@@ -1,7 +1,7 @@
 """What the routes work with: made once a process, in the lifespan of the app."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Annotated, Final, TypeVar
@@ -13,17 +13,20 @@ from uuid_utils.compat import uuid7
 from api.audit import Journal
 from api.auth import Gate
 from api.backlog import Backlog
+from api.callers import Callers
 from api.classifier import Classifier
 from api.evidence import Evidence
 from api.exports import Exports
 from api.imports.importer import Importer
 from api.intake import Intake
-from api.keyring import Keyring
+from api.issuer import REFRESH_SECONDS, Issuer, Trusted
+from api.keyring import Keyring, Run
 from api.metrics import State
 from api.outcomes import Outcomes
 from api.rates import Rates
 from api.schemas.account import LedgerOut
 from api.settings import ApiSettings
+from api.tokens import Tokens
 from shared.account import Account
 from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
@@ -105,8 +108,9 @@ class Services:
             application="postroom-api",
         )
         self.database = DatabaseThreads(database, settings.db_pool_size)
-        keyring = Keyring(self.database.run) if settings.asks_for_keys else None
-        self.gate = Gate(keyring, Rates(self.database.run))
+        self.callers = _callers(settings, self.database.run)
+        self._rates = Rates(self.database.run)
+        self.gate = Gate(self.callers, self._rates)
         self.journal = Journal(self.database.run)
         self.outcomes = Outcomes(self.database.run, self._account.producer_id)
         self.exports = Exports(
@@ -134,7 +138,7 @@ class Services:
         """Write a mark, see to the queues and to their length every second, until cancelled."""
         await asyncio.gather(
             _repeat(self._mark),
-            _repeat(self.gate.refresh),
+            *self._refreshing(),
             _repeat(self.journal.flush),
             _repeat(self._declare_queues),
             _repeat(self._watch_backlog),
@@ -212,6 +216,13 @@ class Services:
         self.database.close()
         self.exports.close()
 
+    def _refreshing(self) -> Iterator[Awaitable[None]]:
+        """Yield what keeps up with the keys that are valid, and their use, where there are any."""
+        if self.callers is not None:
+            yield _repeat(self.callers.refresh)
+            yield _repeat(self._rates.refresh)
+            yield _repeat(self.callers.refresh_issuer, REFRESH_SECONDS)
+
     async def _declare_queues(self) -> None:
         """Declare the queues, at start and again after a publish has failed."""
         if not self._publisher.declared:
@@ -236,6 +247,19 @@ class Services:
         except BaseException:
             self._account.unwritten(mark)
             raise
+
+
+def _callers(settings: ApiSettings, run: Run) -> Callers | None:
+    """Return who is known, where callers are asked who they are."""
+    if not settings.asks_for_keys:
+        return None
+    secrets = [settings.secret_key, settings.secret_key_old]
+    issuer = Trusted(settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url)
+    return Callers(
+        Keyring(run),
+        Tokens([each for each in secrets if each.get_secret_value()]),
+        Issuer(issuer) if issuer.issuer else None,
+    )
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], seconds: float = _EVERY_SECONDS) -> None:

@@ -33,6 +33,7 @@ from shared.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
     DocumentNotFound,
+    IssuerUnavailable,
     PostroomError,
     PreconditionFailed,
     TooBroad,
@@ -161,6 +162,11 @@ _DOMAIN: Final[dict[type[PostroomError], tuple[HTTPStatus, str, int | None]]] = 
         HTTPStatus.SERVICE_UNAVAILABLE,
         "No worker has answered in time. Nothing was stored; send it again.",
         1,
+    ),
+    IssuerUnavailable: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The keys of whoever issues these tokens cannot be had at the moment. Try again.",
+        5,
     ),
     DocumentNotFound: (
         HTTPStatus.NOT_FOUND,

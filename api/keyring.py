@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from shared.access import Caller, Key, digest
+from shared.access import Handle, Key
 from shared.db import Session
 from shared.store import keys as store
 
@@ -27,38 +27,44 @@ class Run(Protocol):
 
 
 class Keyring:
-    """All valid keys, by digest, as of the last refresh; for use on one event loop."""
+    """All valid keys, by digest and by id, as of the last refresh; for use on one event loop."""
 
     def __init__(self, run: Run, now: Callable[[], float] = monotonic) -> None:
         self._run = run
         self._now = now
-        self._keys: dict[bytes, Key] = {}
+        self._keys: dict[Handle, Key] = {}
         self._until = 0.0
-        self._unknown: set[bytes] = set()
+        self._unknown: set[Handle] = set()
         self._used: dict[UUID, datetime] = {}
 
-    def known(self, key: str) -> Caller | None:
-        """Return whose key that is, if this is known here."""
-        return self._known(digest(key))
+    def known(self, handle: Handle) -> Key | None:
+        """Return a key, if it is known here and valid."""
+        key = self._keys.get(handle)
+        if key is None or self._now() > self._until:
+            return None
+        now = datetime.now(UTC)
+        if key.expires_at is not None and key.expires_at <= now:
+            return None
+        self._used[key.id] = now
+        return key
 
-    async def caller(self, key: str) -> Caller | None:
-        """Return whose key that is; None if it is nobody's.
+    async def find(self, handle: Handle) -> Key | None:
+        """Return a key; None if there is no valid one.
 
         Raises:
-            DatabaseUnavailable: it is not known here, and may yet be somebody's.
+            DatabaseUnavailable: it is not known here, and may yet be there.
         """
-        hashed = digest(key)
-        caller = self._known(hashed)
-        if caller is not None or hashed in self._unknown:
-            return caller
-        found: Key | None = await self._run(lambda session: store.find(session, hashed))
+        key = self.known(handle)
+        if key is not None or handle in self._unknown:
+            return key
+        found: Key | None = await self._run(lambda session: store.find(session, handle))
         if found is None:
             if len(self._unknown) < _MOST_UNKNOWN:
-                self._unknown.add(hashed)
+                self._unknown.add(handle)
             return None
-        self._keys[hashed] = found
+        self._keys |= {handle: found, found.id: found}
         self._used[found.id] = datetime.now(UTC)
-        return found.caller
+        return found
 
     async def refresh(self) -> None:
         """Learn which keys are valid, and write down when they were used; to be done every second.
@@ -77,15 +83,6 @@ class Keyring:
         except BaseException:
             self._used = used | self._used
             raise
-        self._keys, self._until = keys, self._now() + KNOWN_SECONDS
+        self._keys = {**keys, **{key.id: key for key in keys.values()}}
+        self._until = self._now() + KNOWN_SECONDS
         self._unknown.clear()
-
-    def _known(self, hashed: bytes) -> Caller | None:
-        key = self._keys.get(hashed)
-        if key is None or self._now() > self._until:
-            return None
-        now = datetime.now(UTC)
-        if key.expires_at is not None and key.expires_at <= now:
-            return None
-        self._used[key.id] = now
-        return key.caller

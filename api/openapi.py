@@ -15,6 +15,8 @@ from api.schemas.document import DocumentIn, DocumentPatchIn
 from api.schemas.key import KeyIn, RotateIn
 from api.schemas.problem import ProblemOut
 from api.schemas.reclassification import ReclassifyIn
+from api.schemas.token import TokenIn
+from shared.access import Scope
 
 _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ClassifyTextIn,
@@ -26,8 +28,21 @@ _BODIES: Final[tuple[type[BaseModel], ...]] = (
     ProblemOut,
     ReplayIn,
     RotateIn,
+    TokenIn,
 )
 _REF: Final = "#/components/schemas/{model}"
+
+_BY_TOKEN: Final = "token"  # noqa: S105  # no password
+"""The name of the scheme of those who show a token; that of the others is `key`."""
+
+_SCOPES: Final = {
+    Scope.DOCUMENTS_READ: "read documents, lists, exports, imports, statistics",
+    Scope.DOCUMENTS_WRITE: "accept, change, delete, label, import, classify anew",
+    Scope.CLASSIFY: "classify texts without storing them",
+    Scope.DEADLETTERS_READ: "list and inspect dead letters",
+    Scope.DEADLETTERS_REPLAY: "replay and delete them",
+    Scope.ADMIN: "everything, keys included",
+}
 
 _HEADERS: Final = {
     "Prefer": {
@@ -61,8 +76,8 @@ _HEADERS: Final = {
 
 _REASONS: Final = {
     400: "The body is not JSON.",
-    401: "No key, or one that is not valid.",
-    403: "The key lacks the scope that this takes.",
+    401: "No key or token, or one that is not valid.",
+    403: "The key or token lacks the scope that this takes.",
     404: "No document of this id is stored: it is on its way, was deleted, or is unknown.",
     409: "That cannot be done with it; the detail says why.",
     412: "The document is not as If-Match or If-None-Match asks for. Nothing was changed.",
@@ -114,11 +129,13 @@ def install(app: FastAPI) -> None:
                 [(model, "validation") for model in _BODIES], ref_template=_REF
             )
             schemas.update(definitions["$defs"])
+            schema["components"].setdefault("securitySchemes", {})[_BY_TOKEN] = _client_credentials(
+                f"{app.root_path}/v1/token"
+            )
             for path in schema["paths"].values():
                 for operation in path.values():
                     if "security" in operation:
-                        for status in _REFUSED:
-                            operation["responses"][str(status)] = _problem(_REASONS[status], status)
+                        _guard(operation)
                     operation["responses"]["default"] = _problem("Any other error.", 500)
                     if "422" in operation["responses"]:
                         operation["responses"]["422"] = _problem(_REASONS[422], 422)
@@ -128,6 +145,22 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI documents this as the way
+
+
+def _guard(operation: dict[str, Any]) -> None:
+    """Say of an operation that takes a key that it takes a token as well, and how it refuses."""
+    scopes = [scope for each in operation["security"] for scope in each["key"]]
+    operation["security"].append({_BY_TOKEN: scopes})
+    for status in _REFUSED:
+        operation["responses"][str(status)] = _problem(_REASONS[status], status)
+
+
+def _client_credentials(url: str) -> dict[str, Any]:
+    return {
+        "type": "oauth2",
+        "description": "A token for a key: its id is `client_id`, the key itself `client_secret`.",
+        "flows": {"clientCredentials": {"tokenUrl": url, "scopes": _SCOPES}},
+    }
 
 
 def _problem(description: str, status: int) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Settings of the API."""
 
 from ipaddress import ip_address
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
+from shared.secret_key import SecretKey
 from shared.settings import Alias, SharedSettings
 
 MAX_BODY_BYTES = 8 << 20
@@ -21,6 +23,16 @@ def _api_url(value: SecretStr) -> SecretStr:
     return value
 
 
+_OIDC: Final = ("oidc_issuer", "oidc_audience", "oidc_jwks_url")
+
+
+def _trustworthy(value: str) -> str:
+    """Accept only where nobody on the way can put in keys of his own."""
+    if value and not (value.startswith("https://") or on_loopback(value)):
+        raise ValueError("must start with https://, or with http:// on loopback")
+    return value
+
+
 class ApiSettings(SharedSettings):
     """What the API needs to know besides where database and broker are."""
 
@@ -31,6 +43,21 @@ class ApiSettings(SharedSettings):
         "auto", description="whether callers need a key; `auto`: unless the API is on loopback"
     )
     api_host: str = "127.0.0.1"
+    secret_key: SecretKey = Field(
+        SecretStr(""),
+        validate_default=True,
+        description="what tokens are signed with; needed where callers need a key",
+    )
+    secret_key_old: SecretKey = Field(
+        SecretStr(""), description="another one, whose tokens are still taken"
+    )
+    oidc_issuer: Annotated[str, AfterValidator(_trustworthy)] = Field(
+        "", description="whose tokens are taken besides ours, as their `iss` says it"
+    )
+    oidc_audience: str = Field("", description="what those tokens name in `aud`: us")
+    oidc_jwks_url: Annotated[str, AfterValidator(_trustworthy)] = Field(
+        "", validate_default=True, description="where the keys of that issuer are"
+    )
     api_port: Annotated[int, Alias("PORT")] = Field(8000, ge=1, le=65_535)
     root_path: str = Field("", pattern=r"^(/[^/?#]+)*$", description="path prefix of a proxy")
     forwarded_allow_ips: str = Field(
@@ -46,10 +73,42 @@ class ApiSettings(SharedSettings):
         1 << 20, ge=1, le=MAX_BODY_BYTES, description="UTF-8 bytes of a document's content at most"
     )
 
+    @field_validator("secret_key")
+    @classmethod
+    def _needed(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        if not value.get_secret_value() and _asks_for_keys(**_named(info, "auth", "api_host")):
+            raise ValueError("is needed where callers need a key; make one: openssl rand -hex 32")
+        return value
+
+    @field_validator("oidc_jwks_url")
+    @classmethod
+    def _all_or_none(cls, value: str, info: ValidationInfo) -> str:
+        if len({bool(each) for each in (*_named(info, *_OIDC).values(), value)}) > 1:
+            raise ValueError(f"set all or none of {', '.join(map(str.upper, _OIDC))}")
+        return value
+
     @property
     def asks_for_keys(self) -> bool:
         """Whether callers need a key."""
-        return not _loopback(self.api_host) if self.auth == "auto" else self.auth == "on"
+        return _asks_for_keys(self.auth, self.api_host)
+
+
+def on_loopback(url: str) -> bool:
+    """Whether a URL is of plain HTTP on this machine."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and _loopback(parts.hostname or "")
+    except ValueError:
+        return False
+
+
+def _named(info: ValidationInfo, *names: str) -> dict[str, str]:
+    """Return the values of settings that come before; none of those that are wrong."""
+    return {name: info.data[name] for name in names if name in info.data}
+
+
+def _asks_for_keys(auth: str = "off", api_host: str = "") -> bool:
+    return not _loopback(api_host) if auth == "auto" else auth == "on"
 
 
 def _loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final
 
 import psutil
@@ -284,6 +285,7 @@ def ours(
         "API_HOST": LOOPBACK,
         "ROOT_PATH": "",
         "AUTH": "on" if keys else "off",
+        "SECRET_KEY": token_hex(32),
     }
     return Stack(
         name=name,

@@ -29,7 +29,7 @@ from local.processes import (
     port_owner,
 )
 from local.rabbitmq import USER, Ports, RabbitMQ
-from local.server import Server, ServerError, clean_environment, kill_all
+from local.server import Server, ServerError, clean_environment, kept_secret, kill_all
 from local.settings import ROOT, Settings, load
 from local.verify import keep
 
@@ -157,6 +157,7 @@ class Run:
             "API_PORT": str(self.settings.api_port),
             "FLOWER_PORT": str(self.settings.flower_port),
             "DATA_DIR": str(self.data),
+            "SECRET_KEY": self.settings.secret_key or kept_secret(self.data / "secret-key"),
             "WORKER_NAME": self.settings.worker_name,
             "WORKER_CONCURRENCY": str(self.settings.worker_concurrency),
             "PYTHONUNBUFFERED": "1",

@@ -27,6 +27,7 @@ class Settings:
     worker_name: str
     worker_concurrency: int
     postroom_key: str | None
+    secret_key: str | None
 
     @property
     def api_url(self) -> str:
@@ -57,6 +58,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
         worker_name=_value(places, "WORKER_NAME") or "worker",
         worker_concurrency=_number(places, ("WORKER_CONCURRENCY",), cores, 1000),
         postroom_key=_value(places, "POSTROOM_KEY"),
+        secret_key=_value(places, "SECRET_KEY"),
     )
 
 

@@ -1,6 +1,7 @@
 """Who may do what: scopes, and the keys that carry them."""
 
 from base64 import urlsafe_b64encode
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +13,9 @@ from uuid import UUID
 PREFIX_CHARACTERS: Final = 12
 """By so many of its characters people know a key; the others say nothing about them."""
 
-_START: Final = "pr_"
+START: Final = "pr_"
+"""What every key begins with, and no token does."""
+
 _BYTES: Final = 32
 
 
@@ -34,6 +37,11 @@ class Scope(StrEnum):
     DEADLETTERS_READ = "deadletters:read"
     DEADLETTERS_REPLAY = "deadletters:replay"
     ADMIN = "admin"
+
+
+def scopes(names: Collection[str]) -> frozenset[Scope]:
+    """Return the scopes of ours among such names."""
+    return frozenset(scope for scope in Scope if scope in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,10 @@ class Key:
     expires_at: datetime | None
 
 
+Handle = bytes | UUID
+"""What a key is looked up by: its digest, or its id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Secret:
     """A new key, to be told once.
@@ -102,7 +114,7 @@ class Secret:
     @classmethod
     def new(cls) -> Self:
         """Make a key of 256 bits of chance."""
-        return cls(_START + urlsafe_b64encode(token_bytes(_BYTES)).rstrip(b"=").decode())
+        return cls(START + urlsafe_b64encode(token_bytes(_BYTES)).rstrip(b"=").decode())
 
     @property
     def prefix(self) -> str:

@@ -5,6 +5,7 @@ PostroomError
 ├── BacklogFull            too much waits to be processed: nothing was promised
 ├── DatabaseUnavailable    the database does not answer in time
 ├── WorkersUnavailable     no worker has answered in time
+├── IssuerUnavailable      the keys of an outside issuer of tokens cannot be had
 ├── DocumentNotFound       no such document is stored, or not yet, or it was deleted
 ├── PreconditionFailed     the document is not as the write says that it must be
 ├── TooBroad               too many documents would have to be looked at for a list
@@ -30,6 +31,10 @@ class DatabaseUnavailable(PostroomError):
 
 class WorkersUnavailable(PostroomError):
     """No worker answered in time: there is none, all are busy, or the one that was asked died."""
+
+
+class IssuerUnavailable(PostroomError):
+    """The outside issuer's keys cannot be had, so nobody can tell whether a token is its."""
 
 
 class DocumentNotFound(PostroomError):

@@ -1,12 +1,16 @@
 """Keys for tests, made in the database."""
 
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 from uuid import UUID
 
 from shared.access import Limits, Scope, Secret
 from shared.db import Database
 from shared.store import keys as store
 from shared.store.keys import NO_LIMITS, Wanted
+
+SECRET_KEY = token_hex(32)
+"""With which the tests' own API signs tokens."""
 
 
 class Keys:

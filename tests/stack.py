@@ -13,7 +13,7 @@ import pytest
 
 from local.ports import LOOPBACK, free_ports
 from local.server import Command, Server, wait_until
-from tests.keys import bearer
+from tests.keys import SECRET_KEY, bearer
 
 ROOT = Path(__file__).resolve().parents[1]
 ResultT = TypeVar("ResultT")
@@ -58,6 +58,7 @@ class Api(_Program):
     """`python -m api` on a free port, the same one after each start."""
 
     def __init__(self, folder: Path, database_url: str, broker_url: str, **env: str) -> None:
+        env = {"SECRET_KEY": SECRET_KEY, **env}
         super().__init__(folder, database_url, broker_url, **env)
         self.port = free_ports(1)[0]
         self.key: str | None = None  # what its clients show

@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from shared.access import Caller, Key, Limits, Scope, Secret
+from shared.access import Caller, Handle, Key, Limits, Scope, Secret
 from shared.models import ApiKey
 from shared.store.page import Cursor
 
@@ -108,9 +108,10 @@ def valid(session: Session) -> dict[bytes, Key]:
     return {row.digest: _key(row) for row in session.execute(statement)}
 
 
-def find(session: Session, digest: bytes) -> Key | None:
-    """Return the key with that digest, if it is valid."""
-    statement = select(*_KEY).where(ApiKey.digest == digest, _valid())
+def find(session: Session, handle: Handle) -> Key | None:
+    """Return the key with that digest or id, if it is valid."""
+    column = ApiKey.id if isinstance(handle, UUID) else ApiKey.digest
+    statement = select(*_KEY).where(column == handle, _valid())
     row = session.execute(statement).one_or_none()
     return None if row is None else _key(row)
 

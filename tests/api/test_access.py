@@ -23,10 +23,10 @@ from local.postgres import DATABASE, Postgres
 from shared.access import Caller, Key, Scope, Secret
 from shared.errors import DatabaseUnavailable
 from tests.conftest import migrate
-from tests.keys import Keys, bearer
+from tests.keys import SECRET_KEY, Keys, bearer
 from tests.stack import ROOT, Api, poll, running
 
-PUBLIC = {"/livez", "/health", "/readyz", "/metrics"}
+PUBLIC = {"/livez", "/health", "/readyz", "/metrics", "/v1/token"}
 """What everybody may ask: it tells of no document. The proxy keeps some of it inside."""
 
 Operation = tuple[str, str, Scope]
@@ -47,7 +47,9 @@ def operations() -> list[Operation]:
                 assert "security" not in operation, f"{method} {path} is public"
                 continue
             assert "security" in operation, f"{method} {path} has no scope, and is not public"
-            [[(_, [scope])]] = [each.items() for each in operation["security"]]
+            key, token = operation["security"]
+            assert key["key"] == token["token"]
+            [scope] = key["key"]
             found.append((method.upper(), path, Scope(scope)))
     return found
 
@@ -128,7 +130,7 @@ def test_the_shortcut_takes_the_scope_as_well(guarded: httpx2.Client, keys: Keys
             assert response.status_code == status
 
 
-@pytest.mark.parametrize("path", sorted(PUBLIC - {"/metrics"}))
+@pytest.mark.parametrize("path", sorted(PUBLIC - {"/metrics", "/v1/token"}))
 def test_health_is_public(guarded: httpx2.Client, path: str) -> None:
     assert guarded.get(path).status_code == 200
 
@@ -249,16 +251,23 @@ def test_while_the_database_is_away_known_keys_stay_valid(
     running(processes, api)
     client = processes.enter_context(api.client())
     keys = Keys(url)
-    known, unknown = keys.make(Scope.DOCUMENTS_WRITE), keys.make(Scope.DOCUMENTS_WRITE)
+    key_id, known = keys.make_both(Scope.DOCUMENTS_WRITE)
+    unknown = keys.make(Scope.DOCUMENTS_WRITE)
     keys.close()
 
     def accept(key: str) -> httpx2.Response:
         return client.post("/v1/documents", json={"content": "a text"}, headers=bearer(key))
 
     poll(lambda: accept(known).status_code, lambda status: status == 202, 15)
+    form = {"grant_type": "client_credentials", "client_id": str(key_id), "client_secret": known}
     # Nobody has used the other one yet, but all valid keys are looked at; a third one is made up.
     postgres.stop()
     assert accept(known).status_code == 202
+    token = client.post("/v1/token", data=form)
+    assert token.status_code == 200, token.text
+    assert accept(token.json()["access_token"]).status_code == 202
+    away = client.post("/v1/token", data=form | {"client_secret": Secret.new().value})
+    assert (away.status_code, away.headers["Retry-After"]) == (503, "1")
     assert accept(unknown).status_code in {202, 503}
     away = accept(Secret.new().value)
     assert away.status_code == 503
@@ -285,11 +294,12 @@ def test_known_keys_are_forgotten_when_the_database_stays_away() -> None:
         away, now = True, now + KNOWN_SECONDS - 1
         with pytest.raises(DatabaseUnavailable):
             await keyring.refresh()
-        assert await keyring.caller(secret.value) == key.caller
+        assert await keyring.find(secret.digest) == await keyring.find(key.id) == key
         now += 2
-        assert keyring.known(secret.value) is None
-        with pytest.raises(DatabaseUnavailable):
-            await keyring.caller(secret.value)
+        for handle in (secret.digest, key.id):
+            assert keyring.known(handle) is None
+            with pytest.raises(DatabaseUnavailable):
+                await keyring.find(handle)
 
     asyncio.run(test())
 
@@ -347,5 +357,6 @@ def test_keys_are_asked_for_beyond_loopback(auth: Any, host: str, *, asks: bool)
         broker_url="amqp://nowhere",
         auth=auth,
         api_host=host,
+        secret_key=SECRET_KEY,
     )
     assert settings.asks_for_keys is asks

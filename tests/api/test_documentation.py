@@ -51,6 +51,7 @@ OPERATIONS = {
     ("delete", "/v1/keys/{key_id}"),
     ("get", "/v1/audit"),
     ("get", "/v1/ledger"),
+    ("post", "/v1/token"),
     ("post", "/v1/documents/reclassify"),
     ("post", "/v1/documents/{document_id}/reclassify"),
     ("get", "/v1/dead-letters"),

@@ -1,6 +1,7 @@
 """Settings of the API: read once, and wrong ones named without their values."""
 
 from pathlib import Path
+from secrets import token_hex, token_urlsafe
 
 import pytest
 
@@ -70,6 +71,107 @@ def test_a_wrong_value_is_named_but_not_told(
     assert line.startswith(f"postroom: wrong settings: {name}: ")
     assert "\n" not in line
     assert "hidden" not in line
+
+
+# --- Secrets, and whose tokens are taken ----------------------------------------------------------
+
+HEX = "3f1c9a5be07d42688c1e5a90b7d3f264"  # as `make env` makes them
+
+
+def test_a_secret_is_needed_where_callers_need_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load(ApiSettings).secret_key.get_secret_value() == ""
+    for name, value in (("AUTH", "on"), ("API_HOST", "0.0.0.0")):  # listens nowhere
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(SystemExit, match=r"^[^;\n]*: SECRET_KEY: is needed .*hex 32$"):
+                load(ApiSettings)
+            (tmp_path / "secret").write_text(f"{HEX}\n")
+            patch.setenv("SECRET_KEY_FILE", "secret")
+            settings = load(ApiSettings)
+            assert settings.secret_key.get_secret_value() == HEX
+            assert HEX not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "SECRET_KEY_OLD"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "hidden",
+        HEX[:31],
+        "x" * 64,
+        "abababab" * 8,
+        "3f1c9a5be0" * 4,
+        "0123456789" * 4,
+        "changeme-7d42688c1e5a90b7d3f264-7d42688c",
+        "Change-Me_7d42688c1e5a90b7d3f264-7d42688c",
+        "my-very-own-secret-that-nobody-will-ever-guess",
+        "123456789abcdefghijklmnopqrstuvwxyz",
+        " " * 40,
+    ],
+)
+def test_a_secret_that_can_be_guessed_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("AUTH", "on")
+    monkeypatch.setenv("SECRET_KEY", HEX)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        load(ApiSettings)
+    line = str(caught.value)
+    assert line.startswith(f"postroom: wrong settings: {name}: must ")
+    assert line.endswith("openssl rand -hex 32")
+    assert "\n" not in line
+    assert value not in line
+
+
+def test_whatever_is_random_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH", "on")
+    for _ in range(200):
+        for value in (token_hex(16), token_hex(32), token_urlsafe(32), token_urlsafe(64)):
+            monkeypatch.setenv("SECRET_KEY", value)
+            assert load(ApiSettings).secret_key.get_secret_value() == value
+
+
+OIDC = {
+    "OIDC_ISSUER": "https://login.example.org/",
+    "OIDC_AUDIENCE": "postroom",
+    "OIDC_JWKS_URL": "http://127.0.0.1:8080/keys",
+}
+
+
+def test_an_outside_issuer_is_named_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OIDC.items():
+        monkeypatch.setenv(name, value)
+    assert load(ApiSettings).oidc_issuer == OIDC["OIDC_ISSUER"]
+    for name in OIDC:
+        with monkeypatch.context() as patch:
+            patch.delenv(name)
+            with pytest.raises(SystemExit, match="all or none of OIDC_ISSUER, OIDC_AUDIENCE, OIDC"):
+                load(ApiSettings)
+
+
+@pytest.mark.parametrize("name", ["OIDC_ISSUER", "OIDC_JWKS_URL"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "login.example.org",
+        "http://login.example.org/keys",
+        "http://127.0.0.1.example.org/",
+        "http://127.0.0.1@example.org/",
+        "http://[",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/keys",
+    ],
+)
+def test_an_issuer_that_anybody_could_stand_in_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for each, fine in (OIDC | {name: value}).items():
+        monkeypatch.setenv(each, fine)
+    with pytest.raises(SystemExit, match=f"{name}: must start with https://"):
+        load(ApiSettings)
 
 
 def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.compose.project import PASSWORDS, ROOT, SERVICES, Project, environmen
 # could come as files; `.env` beside them, which the same people can read, would hold them still.
 SEEN = {
     "nginx": set(),
-    "api": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
+    "api": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "SECRET_KEY"},
     "migrate": {"POSTGRES_PASSWORD"},
     "worker": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
     "maintenance": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},

@@ -1,4 +1,4 @@
-"""The Procfile, run as platforms run it: three variables, and a folder that is gone afterwards."""
+"""The Procfile, run as platforms run it: four variables, and a folder that is gone afterwards."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import pytest
 
 from local.ports import LOOPBACK, free_ports
 from local.server import Command, Server, family
-from tests.keys import bearer
+from tests.keys import SECRET_KEY, bearer
 from tests.stack import answers, poll, running, settled, stored
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ class Platform:
             "DATABASE_URL": database_url.replace("postgresql://", "postgres://"),
             "CLOUDAMQP_URL": broker_url,
             "PORT": str(self.port),
+            "SECRET_KEY": SECRET_KEY,
             "LOG_LEVEL": "DEBUG",  # so that beat says when it sends a tick
         }
 
