@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from api.settings import ApiSettings
 from shared.access import Limits, Scope, Secret
 from shared.db import Database, Session
 from shared.errors import DatabaseUnavailable
 from shared.models import ApiKey
-from shared.settings import load
+from shared.settings import DatabaseSettings, load
 from shared.store import audit
 from shared.store import keys as store
 from shared.store.audit import Entry, Kind
@@ -26,7 +25,7 @@ _MOST: int = 1_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     options = _parser().parse_args(arguments)
-    settings = load(ApiSettings)
+    settings = load(DatabaseSettings)
     database = Database(
         settings.database_url.get_secret_value(),
         pool_size=1,

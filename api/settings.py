@@ -33,12 +33,17 @@ def _trustworthy(value: str) -> str:
     return value
 
 
-class ApiSettings(SharedSettings):
-    """What the API needs to know besides where database and broker are."""
+class AccountSettings(SharedSettings):
+    """What it takes to see whether all that was accepted is accounted for."""
 
     broker_api_url: Annotated[SecretStr, AfterValidator(_api_url)] = Field(
         SecretStr(""), description="RabbitMQ's management API; empty for none"
     )
+
+
+class ApiSettings(AccountSettings):
+    """What the API needs to know besides where database and broker are."""
+
     auth: Literal["auto", "on", "off"] = Field(
         "auto", description="whether callers need a key; `auto`: unless the API is on loopback"
     )

@@ -11,7 +11,7 @@ from typing import Final
 
 from api.evidence import Evidence, Verdict
 from api.schemas.account import GapOut, GapsOut, LedgerOut
-from api.settings import ApiSettings
+from api.settings import AccountSettings
 from shared.db import Database
 from shared.errors import DatabaseUnavailable
 from shared.inventory import inventory
@@ -29,7 +29,7 @@ _OUTCOMES: Final = ("stored", "unchanged", "superseded", "refused", "failed", "d
 def main() -> int:
     """Check, print, and return the exit status."""
     try:
-        settings = load(ApiSettings)
+        settings = load(AccountSettings)
     except SystemExit as error:
         print(error, file=sys.stderr)
         return UNKNOWN

@@ -1,6 +1,7 @@
 """`make run`: its settings, its lock, its ports, and its processes with stand-ins for Postroom."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from local import install, run, settings
@@ -18,6 +20,7 @@ from local.ports import LOOPBACK, free_ports, kept_ports
 from local.processes import MARK, command_line, marked, only_run
 from local.run import check_port
 from local.server import Command, ServerError, alive, kill_all, wait_until
+from tests.keys import bearer
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDS = 60.0  # `make run` promises 15 seconds; PostgreSQL may wait for a disk that others use, too
@@ -264,6 +267,22 @@ def test_a_server_of_the_settings_that_is_away_is_told_soon_in_one_line(
     assert checkout.running() == []
 
 
+def test_where_keys_are_asked_for_the_first_one_is_told_and_becomes_a_token(
+    checkout: Checkout,
+) -> None:
+    process = checkout.with_postroom().run(AUTH="on", SECRET_KEY="")
+    checkout.wait_for("Ctrl-C stops everything", process)
+    (key,) = re.findall(r"(pr_\S+)  for everything; told this once", checkout.said())
+    with httpx2.Client(
+        base_url=f"http://{LOOPBACK}:{checkout.api_port}", trust_env=False, timeout=15
+    ) as client:
+        (made,) = client.get("/v1/keys", headers=bearer(key)).json()["data"]
+        form = {"grant_type": "client_credentials"}
+        token = client.post("/v1/token", data=form, auth=(made["id"], key)).json()["access_token"]
+        assert client.get("/v1/keys", headers=bearer(token)).status_code == 200
+    assert end(process, signal.SIGINT) == 0
+
+
 @pytest.mark.parametrize("name", ["API_PORT", "FLOWER_PORT"])
 def test_a_taken_port_is_told(checkout: Checkout, name: str) -> None:
     with socket.socket() as taken:
@@ -353,6 +372,21 @@ def test_settings_come_from_environment_then_file(
     assert read.api_url == "http://127.0.0.1:8001"
     assert read.database_url == "postgres://u:p@h/d"
     assert read.data_dir == tmp_path / ".data"
+
+
+def test_the_secret_of_tokens_is_made_once_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    given = {"DATABASE_URL": "postgres://h/d", "BROKER_URL": "amqp://h/"}
+    read = settings.load({**given, "DATA_DIR": str(tmp_path)})
+    made = run.Run(read).environment()["SECRET_KEY"]
+    assert run.Run(read).environment()["SECRET_KEY"] == made
+    assert len(made) >= 32
+    (kept,) = [file for file in tmp_path.iterdir() if file.read_text() == made]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    own = replace(read, secret_key="told")
+    assert run.Run(own).environment()["SECRET_KEY"] == "told"
 
 
 def test_an_address_of_another_machine_is_told() -> None:
