@@ -6,7 +6,7 @@ import gc
 from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import fastapi_offline
 from fastapi import FastAPI, Request, Response
@@ -36,8 +36,12 @@ from api.routes import (
 )
 from api.settings import ApiSettings
 from api.shortcut import Shortcut
+from api.tracing import RequestSpan, telemetry, tracing_of
 from shared.logs import configure_logs
 from shared.settings import load
+
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
 
 _DESCRIPTION = """
 Hand it documents; it answers at once, keeps what it accepted, sorts and stores it.
@@ -49,18 +53,19 @@ _REDOC: Final = "redoc.standalone.js"
 _FOREIGN_LOGO: Final = "https://cdn.redoc.ly/redoc/logo-mini.svg"
 
 
-def create_app(settings: ApiSettings | None = None) -> FastAPI:
-    """Return the app; without `settings`, those of the environment.
+def create_app(settings: ApiSettings | None = None, tracing: "Tracing | None" = None) -> FastAPI:
+    """Return the app; without `settings`, those of the environment, and `tracing` as they say.
 
     Raises:
         SystemExit: a setting is wrong.
     """
     settings = settings or load(ApiSettings)
-    configure_logs(settings.log_level, "api")
+    tracing = tracing or tracing_of(settings)
+    configure_logs(settings.log_level, "api", *([tracing.add_ids] if tracing else []))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = Services(settings)
+        services = Services(settings, tracing)
         app.state.services = services
         keeper = asyncio.create_task(services.keep_up())
         # What is there by now stays: to look for garbage in it keeps all who wait for a tenth of a
@@ -72,6 +77,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         with contextlib.suppress(asyncio.CancelledError):
             await keeper
         await services.close()
+        if tracing:
+            await asyncio.to_thread(tracing.close)
 
     # The pages of the documentation with their assets in our package: no internet needed.
     app = FastAPIOffline(
@@ -81,8 +88,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         static_url=_ASSETS,
         root_path=settings.root_path,
-        # FastAPI would look for exporters on every request, and there are none.
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry=telemetry(tracing),
         lifespan=lifespan,
     )
     # Before the folder of assets, so that it is found first.
@@ -91,6 +97,8 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.add_middleware(RateLimits)
     app.add_middleware(RequestId)
     app.add_middleware(Shortcut)
+    if tracing:
+        app.add_middleware(RequestSpan)
     errors.install(app)
     openapi.install(app)
     for route in (

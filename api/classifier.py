@@ -11,13 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uuid_utils.compat import uuid7
 
 from shared.errors import BrokerUnavailable, PostroomError, WorkersUnavailable
 from shared.messages import CLASSIFY, Answer, NoAnswer, Question, Reply
 from shared.queue import Asker, celery_app
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from shared.tracing import Tracing
 
 ANSWER_SECONDS: Final = 5.0
 
@@ -30,12 +35,16 @@ Answers = list[Answer | NoAnswer]
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """One caller's question; `until` is in the loop's seconds, `alone` for a message of its own."""
+    """One caller's question; `until` is in the loop's seconds, `alone` for a message of its own.
+
+    `origin` is where the caller's trace was, if there are traces.
+    """
 
     question: Question
     size: int
     until: float
     answered: asyncio.Future[Answers]
+    origin: "SpanContext | None"
     alone: bool = False
 
     def fail(self, error: PostroomError) -> None:
@@ -48,8 +57,9 @@ class _Asked:
 class Classifier:
     """Asks the workers; to be made and used on one event loop."""
 
-    def __init__(self, broker_url: str) -> None:
+    def __init__(self, broker_url: str, tracing: "Tracing | None" = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._tracing = tracing
         # Connections of its own: whoever asks shall not wait for imports to be published.
         heard, deaf = self._on_loop(self._hear), self._on_loop(self._hear_nothing)
         self._asker = Asker(celery_app(broker_url), heard, deaf)
@@ -78,7 +88,8 @@ class Classifier:
             raise BrokerUnavailable("too much waits to be published")
         question: Question = {"texts": list(texts), "top": top, "explain": explain}
         until = self._loop.time() + ANSWER_SECONDS
-        asked = _Asked(question, size, until, self._loop.create_future())
+        origin = self._tracing.here() if self._tracing else None
+        asked = _Asked(question, size, until, self._loop.create_future(), origin)
         self._wait(asked)
         try:
             async with asyncio.timeout_at(until):
@@ -132,10 +143,20 @@ class Classifier:
     def _ask(self, task_id: str, group: list[_Asked], seconds: float) -> None:
         questions = [each.question for each in group]
         texts = sum(len(each["texts"]) for each in questions)
-        summary = "1 text" if texts == 1 else f"{texts} texts"
-        self._asker.ask(
-            CLASSIFY, {"questions": questions}, summary=summary, task_id=task_id, seconds=seconds
+        ask = partial(
+            self._asker.ask,
+            CLASSIFY,
+            {"questions": questions},
+            summary="1 text" if texts == 1 else f"{texts} texts",
+            task_id=task_id,
+            seconds=seconds,
         )
+        if self._tracing is None:
+            ask()
+            return
+        with self._tracing.publishing(CLASSIFY, [each.origin for each in group]) as headers:
+            self._tracing.name_message(task_id)
+            ask(headers=headers)
 
     def _sent(self, task_id: str, done: asyncio.Future[None]) -> None:
         """See to what has collected meanwhile; tell the callers if their question did not leave."""

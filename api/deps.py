@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import structlog
 from fastapi import Depends, Request
@@ -36,6 +36,9 @@ from shared.messages import BULK_QUEUE
 from shared.queue import Gauge, Publisher, celery_app
 from shared.revision import Clock
 from shared.store import ledger
+
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
 
 ResultT = TypeVar("ResultT")
 
@@ -89,7 +92,7 @@ class DatabaseThreads:
 class Services:
     """Everything behind the routes."""
 
-    def __init__(self, settings: ApiSettings) -> None:
+    def __init__(self, settings: ApiSettings, tracing: "Tracing | None" = None) -> None:
         self.settings = settings
         self.clock = Clock()
         self._loop = asyncio.get_running_loop()
@@ -99,8 +102,8 @@ class Services:
         self._gauge = Gauge(app)
         self.backlog = Backlog(settings.backlog_limit)
         self._bulk = Backlog(settings.backlog_limit)
-        self.intake = Intake(self._publisher, self.backlog)
-        self.classifier = Classifier(settings.broker_url.get_secret_value())
+        self.intake = Intake(self._publisher, self.backlog, tracing=tracing)
+        self.classifier = Classifier(settings.broker_url.get_secret_value(), tracing)
         database = Database(
             settings.database_url.get_secret_value(),
             pool_size=settings.db_pool_size,

@@ -14,7 +14,7 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID, uuid5
 
 import orjson
@@ -32,10 +32,16 @@ from shared.messages import (
     Classified,
     Document,
     Envelope,
+    Message,
     describe,
 )
 from shared.queue import PUBLISHER_THREADS, Publisher
 from shared.revision import Clock
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from shared.tracing import Tracing
 
 NAMESPACE: Final = UUID("7d0c4f0e-5b0a-5f52-9d0b-0f7a3c1e6a11")
 """Namespace of the ids made from `external_id`. Never to change: the same key, the same id."""
@@ -126,22 +132,31 @@ def _give_up(confirmed: asyncio.Future[Receipt]) -> None:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Documents that one caller waits for. A batch is a message of its own."""
+    """Documents that one caller waits for. A batch is a message of its own.
+
+    `origin` is where the caller's trace was, if there are traces.
+    """
 
     documents: Sequence[Document]
     size: int
     batch: bool
     confirmed: asyncio.Future[Receipt]
+    origin: "SpanContext | None"
 
 
 class Intake:
     """Publishes what is handed to it; for use on one event loop."""
 
     def __init__(
-        self, publisher: Publisher, backlog: Backlog, gap_seconds: float = _GAP_SECONDS
+        self,
+        publisher: Publisher,
+        backlog: Backlog,
+        gap_seconds: float = _GAP_SECONDS,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._publisher = publisher
         self._backlog = backlog
+        self._tracing = tracing
         self._imports = asyncio.Semaphore(_IMPORT_THREADS)
         self._threads = ThreadPoolExecutor(PUBLISHER_THREADS, "publisher")
         self._waiting: deque[_Waiting] = deque()
@@ -189,7 +204,7 @@ class Intake:
             summary=describe(documents),
             replays=letter_id,
         )
-        return await self._in_thread(publish)
+        return await self._in_thread(REPLAY, publish)
 
     async def accept_import(self, documents: Sequence[Document], account: Account) -> Envelope:
         """Publish documents of an import as one message; return once that is confirmed.
@@ -210,7 +225,7 @@ class Intake:
             account=account,
         )
         async with self._imports:
-            return await self._in_thread(publish)
+            return await self._in_thread(IMPORT, publish)
 
     async def reclassify(self, items: Sequence[Classified]) -> Envelope:
         """Publish documents to classify anew; return once that is confirmed.
@@ -227,12 +242,16 @@ class Intake:
             documents=0,
             summary=describe(items),
         )
-        return await self._in_thread(publish)
+        return await self._in_thread(RECLASSIFY, publish)
 
-    async def _in_thread(self, publish: Callable[[], Envelope]) -> Envelope:
+    async def _in_thread(self, message: Message, publish: Callable[..., Envelope]) -> Envelope:
+        loop = asyncio.get_running_loop()
+        origins = [self._tracing.here() if self._tracing else None]
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, publish)
+                return await loop.run_in_executor(
+                    self._threads, self._publish, message, publish, origins
+                )
         except TimeoutError as error:
             raise BrokerUnavailable("no confirm in time") from error
 
@@ -246,15 +265,19 @@ class Intake:
             raise BrokerUnavailable("too much waits to be published")
         loop = asyncio.get_running_loop()
         confirmed: asyncio.Future[Receipt] = loop.create_future()
-        self._waiting.append(_Waiting(documents, size, batch, confirmed))
+        origin = self._tracing.here() if self._tracing else None
+        self._waiting.append(_Waiting(documents, size, batch, confirmed, origin))
         self._waiting_bytes += size
         self._publish_waiting()
         # Cheaper than `asyncio.timeout`, which cancels the task and has to tell why it did.
         patience = loop.call_later(_CONFIRM_SECONDS, _give_up, confirmed)
         try:
-            return await confirmed
+            receipt = await confirmed
         finally:
             patience.cancel()
+        if self._tracing:
+            self._tracing.name_message(receipt.envelope.task_id)
+        return receipt
 
     def _publish_waiting(self) -> None:
         """Hand messages to the free threads; come again when the gap is over."""
@@ -263,9 +286,16 @@ class Intake:
             self._busy += 1
             if len(group) > 1:
                 self._next_at = loop.time() + self._gap_seconds
-            task = loop.run_in_executor(
-                self._threads, self._publish, [each for one in group for each in one.documents]
+            documents = [each for one in group for each in one.documents]
+            publish = partial(
+                self._publisher.publish,
+                INGEST,
+                {"documents": documents},
+                documents=len(documents),
+                summary=describe(documents),
             )
+            origins = [one.origin for one in group]
+            task = loop.run_in_executor(self._threads, self._publish, INGEST, publish, origins)
             task.add_done_callback(partial(self._resolve, group))
         if self._waiting and not self._busy and self._timer is None:
             self._timer = loop.call_at(self._next_at, self._end_gap)
@@ -302,13 +332,18 @@ class Intake:
                 break
         return group
 
-    def _publish(self, documents: list[Document]) -> Envelope:
-        return self._publisher.publish(
-            INGEST,
-            {"documents": documents},
-            documents=len(documents),
-            summary=describe(documents),
-        )
+    def _publish(
+        self,
+        message: Message,
+        publish: Callable[..., Envelope],
+        origins: "Sequence[SpanContext | None]",
+    ) -> Envelope:
+        if self._tracing is None:
+            return publish()
+        with self._tracing.publishing(message, origins) as headers:
+            envelope = publish(headers=headers)
+            self._tracing.name_message(envelope.task_id)
+        return envelope
 
     def _resolve(self, group: list[_Waiting], done: asyncio.Future[Envelope]) -> None:
         """Tell the callers, and publish what has collected meanwhile."""

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Final
 
 import orjson
+import structlog
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,7 +58,8 @@ class Shortcut:
         try:
             receipt = await services.intake.accept(message, len(content))
         except PostroomError as error:
-            refusal = errors.refused(Request(scope), error)
+            with structlog.contextvars.bound_contextvars(request_id=own):
+                refusal = errors.refused(Request(scope), error)
             refusal.headers["X-Request-Id"] = own
             refusal.headers.update(rate.headers if rate else {})
             await refusal(scope, receive, send)

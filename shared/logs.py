@@ -84,13 +84,15 @@ class OncePerEpisode(logging.Filter):
         return now - last >= _EPISODE_SECONDS
 
 
-def configure_logs(level: str, program: str) -> None:
+def configure_logs(level: str, program: str, *more: Processor) -> None:
     """Send all logs of this process to standard error as JSON.
 
     Args:
         level: least severe level that is written, such as "INFO".
         program: what each line says under "program".
+        more: what else is done to every line.
     """
+    shared = (*_SHARED, *more)
 
     def add_program(
         _logger: object, _method: str, event: structlog.typing.EventDict
@@ -102,7 +104,7 @@ def configure_logs(level: str, program: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             # What others say beside the event may hold a document's text; reasons are ours.
-            foreign_pre_chain=(*_SHARED, structlog.stdlib.ExtraAdder(allow=("reason",))),
+            foreign_pre_chain=(*shared, structlog.stdlib.ExtraAdder(allow=("reason",))),
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 add_program,
@@ -117,7 +119,7 @@ def configure_logs(level: str, program: str) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *_SHARED,
+            *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),

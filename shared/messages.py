@@ -344,6 +344,17 @@ def describe(documents: Sequence[Document] | Sequence[Classified]) -> str:
     return f"{len(documents)} documents {first}, …"
 
 
+def origin(documents: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return what a log line says of documents: their requests, and the id of a single one."""
+    requests = [*dict.fromkeys(each["request_id"] for each in documents if "request_id" in each)]
+    said: dict[str, object] = {}
+    if len(documents) == 1:
+        said["document_id"] = documents[0]["id"]
+    if requests:
+        said |= {"request_id": requests[0]} if len(requests) == 1 else {"request_ids": requests}
+    return said
+
+
 def _first(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -5,7 +5,7 @@ real broker hold it to that.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
@@ -226,6 +226,7 @@ class Publisher:
         summary: str,
         replays: UUID | None = None,
         account: Account | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Envelope:
         """Publish `message` and return its envelope once the broker has confirmed it.
 
@@ -236,6 +237,7 @@ class Publisher:
             summary: what dashboards show in place of the payload.
             replays: the dead letter whose documents the payload carries.
             account: numbers the message in place of the publisher's own.
+            headers: what the message says besides its envelope, such as its trace.
 
         Raises:
             BrokerUnavailable: the broker did not confirm. The message's number is void; the
@@ -246,7 +248,7 @@ class Publisher:
             envelope = replace(account.number(documents), replays=replays)
             options = {
                 "task_id": envelope.task_id,
-                "headers": envelope.headers(),
+                "headers": {**(headers or {}), **envelope.headers()},
                 "delivery_mode": 2,
             }
             try:
@@ -314,6 +316,7 @@ class Asker:
         summary: str,
         task_id: str,
         seconds: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Publish `message`; return once the broker has confirmed it.
 
@@ -323,6 +326,7 @@ class Asker:
             summary: what dashboards show in place of the payload.
             task_id: its identity, and that of the reply.
             seconds: after that time nobody works on it any more.
+            headers: what the message says besides, such as its trace.
 
         Raises:
             BrokerUnavailable: the broker did not confirm, or no reply would be heard.
@@ -332,6 +336,7 @@ class Asker:
             raise BrokerUnavailable("replies are not heard")
         options = {
             "task_id": task_id,
+            "headers": dict(headers or {}),
             "reply_to": reply_to,
             "delivery_mode": 1,
             # Twice: the broker drops what waits, the worker what it has fetched already.

@@ -43,6 +43,20 @@ def _broker_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _collector(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value.rstrip("/")
+
+
+def _headers(value: SecretStr) -> SecretStr:
+    for each in value.get_secret_value().split(","):
+        name, separator, _ = each.partition("=")
+        if not separator or not name.strip():
+            raise ValueError("must be name=value, with commas in between")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Alias:
     """Annotates a setting with the name that some platforms give it; its own name wins."""
@@ -129,6 +143,17 @@ class SharedSettings(DatabaseSettings):
     db_pool_size: int = Field(8, ge=1, le=200, description="connections to PostgreSQL a process")
     tombstone_days: int = Field(
         30, ge=1, le=3650, description="days after which a deleted document's tombstone is purged"
+    )
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_collector)] = Field(
+        "",
+        validate_default=False,
+        description="where traces go, by OTLP over HTTP; empty for nowhere",
+    )
+    otel_exporter_otlp_headers: Annotated[SecretStr, AfterValidator(_headers)] = Field(
+        SecretStr(""), validate_default=False, description="headers that the collector asks for"
+    )
+    otel_traces_sampler_arg: float = Field(
+        1.0, ge=0, le=1, description="share of the requests that are traced"
     )
 
 

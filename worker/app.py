@@ -12,6 +12,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 from billiard import pool  # noqa: E402
 from celery import signals  # noqa: E402
+from structlog.typing import Processor  # noqa: E402
 
 from shared.logs import OncePerEpisode, configure_logs  # noqa: E402
 from shared.queue import celery_app  # noqa: E402
@@ -76,6 +77,14 @@ app.steps["consumer"].add(DeclareQueues)
 app.steps["worker"].add(ReadDeadLetters)
 app.steps["worker"].add(AskedFirst)
 app.steps["worker"].add(SeenSoon)
+_log_also: list[Processor] = []
+if settings.otel_exporter_otlp_endpoint:
+    # Only who traces loads it.
+    from shared.tracing import Tracing
+    from worker.tracing import trace
+
+    trace(runtime)
+    _log_also.append(Tracing.add_ids)
 SafeRequest.deaths = Deaths(runtime)
 ReadDeadLetters.runtime = runtime
 
@@ -88,7 +97,7 @@ def _program() -> str:
 
 @signals.setup_logging.connect
 def _configure_logs(**_: Any) -> None:
-    configure_logs(settings.log_level, _program())
+    configure_logs(settings.log_level, _program(), *_log_also)
     if settings.log_level != "DEBUG":
         # Each message has a line of ours, Celery's two on the same say less; beat's each tick.
         for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):

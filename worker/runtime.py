@@ -3,7 +3,8 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,14 +18,22 @@ from worker.forks import no_fork
 from worker.patience import Patience, Stopping
 from worker.settings import WorkerSettings
 
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
+
 logger = structlog.get_logger(__name__)
 
 
 class Runtime:
-    """One for each worker: made before the children fork, so that they share the model's memory."""
+    """One for each worker: made before the children fork, so that they share the model's memory.
+
+    Attributes:
+        tracing: makes spans, if there shall be any; each process has its own.
+    """
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
+        self.tracing: Tracing | None = None
         self.stopping = Stopping()
         self.patience = Patience(
             self.stopping,
@@ -60,6 +69,10 @@ class Runtime:
             application=application,
             connecting=connecting,
         )
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Return what makes a span of what is done in it."""
+        return nullcontext() if self.tracing is None else self.tracing.span(name)
 
     @contextlib.contextmanager
     def upkeep(self) -> Iterator[None]:

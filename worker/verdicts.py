@@ -20,25 +20,30 @@ logger = structlog.get_logger(__name__)
 def verdict(runtime: Runtime, task_id: str) -> Iterator[None]:
     """Do a message's work inside; a message that was accounted for before is done with.
 
+    Every line that is logged meanwhile says the message.
+
     Raises:
         Reject: with requeue, if the message shall be delivered again; without, if it is a dead
             letter.
         MemoryError: the guard returns the message.
     """
+    structlog.contextvars.bind_contextvars(task_id=task_id)
     try:
         yield
     except (Unreadable, Dead) as error:
-        logger.error("message is dead", task_id=task_id, reason=str(error))
+        logger.error("message is dead", reason=str(error))
         raise Reject(str(error), requeue=False) from error
     except GiveBack as error:
-        logger.warning("message given back", task_id=task_id, reason=str(error))
+        logger.warning("message given back", reason=str(error))
         raise Reject(str(error), requeue=True) from error
     except AlreadyAccounted:
-        logger.info("message was accounted for before", task_id=task_id)
+        logger.info("message was accounted for before")
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever it is, the letter says it
         # What an error says may be the document's: it goes with the dead letter only.
-        logger.error("message is dead", task_id=task_id, reason=type(error).__name__)
+        logger.error("message is dead", reason=type(error).__name__)
         record_raised(runtime, task_id, error)
         raise Reject(type(error).__name__, requeue=False) from None
+    finally:
+        structlog.contextvars.unbind_contextvars("task_id")

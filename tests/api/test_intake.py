@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ class RecordingPublisher:
         self.account = Account(uuid7())
         self.messages: list[list[Document]] = []
         self.summaries: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
         self.error: Exception | None = None
         self.lock = threading.Lock()
         self.started = threading.Semaphore(0)
@@ -35,7 +36,13 @@ class RecordingPublisher:
         self.gate.set()
 
     def publish(
-        self, message: Message, payload: dict[str, Any], *, documents: int, summary: str
+        self,
+        message: Message,
+        payload: dict[str, Any],
+        *,
+        documents: int,
+        summary: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Envelope:
         assert message is INGEST
         assert documents == len(payload["documents"])
@@ -43,6 +50,7 @@ class RecordingPublisher:
             envelope = self.account.number(documents)
             self.messages.append(payload["documents"])
             self.summaries.append(summary)
+            self.headers.append(headers or {})
         self.started.release()
         assert self.gate.wait(10)
         if self.error:

@@ -61,6 +61,10 @@ def test_every_usual_scheme_means_psycopg2(environment: pytest.MonkeyPatch, sche
         ("DB_POOL_SIZE", "many"),
         ("DB_POOL_SIZE", "1.5"),
         ("TOMBSTONE_DAYS", "-1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "secret:4318"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,=secret"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line_without_its_value(

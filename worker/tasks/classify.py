@@ -42,7 +42,8 @@ def classify(task: Task[Any, None], *, questions: Any) -> None:
     try:
         found = read_questions(questions)
         texts = sum(len(each["texts"]) for each in found)
-        reply["answers"] = answer(runtime.model, found)
+        with runtime.step("classify"):
+            reply["answers"] = answer(runtime.model, found)
     except Unreadable as error:
         logger.error("question cannot be read", task_id=request.id, reason=str(error))
     except Exception as error:  # noqa: BLE001  # even if there is no memory, somebody waits

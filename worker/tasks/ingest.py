@@ -15,6 +15,7 @@ from shared.messages import (
     Envelope,
     check_documents,
     describe,
+    origin,
     read_documents,
 )
 from shared.store import dead_letters, ledger
@@ -48,8 +49,10 @@ def ingest(task: Task[Any, None], *, documents: Any) -> None:
         outcomes = message.ingest()
         logger.info(
             "message ingested",
-            task_id=envelope.task_id,
+            producer_id=str(envelope.producer_id),
+            seq=envelope.seq,
             summary=describe(message.documents),
+            **origin(message.documents),
             outcomes=Counter(outcomes),
             milliseconds=round((perf_counter() - start) * 1000, 1),
         )
@@ -112,8 +115,10 @@ class _Message:
 
     def _ingest_once(self) -> str:
         known = self._look_up() if self._hint else {}
-        self._classify(known)
-        return self._store(known)
+        with runtime.step("classify"):
+            self._classify(known)
+        with runtime.step("store"):
+            return self._store(known)
 
     def _look_up(self) -> Hashes:
         with runtime.database.transaction() as session:

@@ -8,7 +8,15 @@ import structlog
 from celery import Task
 
 from shared.decide import Prediction, Reclassify
-from shared.messages import RECLASSIFY, Classified, Envelope, Unreadable, describe, read_items
+from shared.messages import (
+    RECLASSIFY,
+    Classified,
+    Envelope,
+    Unreadable,
+    describe,
+    origin,
+    read_items,
+)
 from shared.store import documents as store
 from worker.app import app, runtime
 from worker.careful import Past
@@ -37,8 +45,10 @@ def reclassify(task: Task[Any, None], *, items: Any) -> None:
         outcomes = runtime.patience(partial(_reclassify, envelope, found, past))
         logger.info(
             "documents reclassified",
-            task_id=envelope.task_id,
+            producer_id=str(envelope.producer_id),
+            seq=envelope.seq,
             summary=describe(found),
+            **origin(found),
             outcomes=outcomes,
         )
 
@@ -51,14 +61,15 @@ def _reclassify(
     revisions = {each["id"]: each["content_revision"] for each in items}
     with runtime.database.transaction() as session:
         contents = store.contents(session, revisions)
-    if past and past.careful:
-        predictions = _carefully(contents, items, past)
-    else:
-        predictions = _classify(contents)
+    with runtime.step("classify"):
+        if past and past.careful:
+            predictions = _carefully(contents, items, past)
+        else:
+            predictions = _classify(contents)
     operations = {
         key: Reclassify(revisions[key], prediction) for key, prediction in predictions.items()
     }
-    with runtime.database.transaction() as session:
+    with runtime.step("store"), runtime.database.transaction() as session:
         if past:
             past.settle(session, items)
         return store.reclassify(session, envelope, operations)
