@@ -103,7 +103,7 @@ class Runtime:
             SystemExit: the artefact is refused; the message is one line that says why.
         """
         try:
-            self._model = read(self.settings.model_dir)
+            self._model = read(self.settings.model_dir, self.settings.model_sha256)
         except ArtefactError as error:
             sys.exit(f"postroom: {error}")
         logger.info("model loaded", model_version=self._model.version)

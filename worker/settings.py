@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from shared.messages import BULK_QUEUE, CLASSIFY_QUEUE, INGEST_QUEUE, MAINTAIN_QUEUE
 from shared.settings import SharedSettings
-from worker.classify.artefact import DEFAULT, MANIFEST
+from worker.classify.artefact import DEFAULT, DEFAULT_SHA256, MANIFEST
 
 QUEUES: Final = (INGEST_QUEUE, BULK_QUEUE, CLASSIFY_QUEUE, MAINTAIN_QUEUE)
 """What workers may consume. Dead letters wait for a person."""
@@ -32,6 +32,11 @@ class WorkerSettings(SharedSettings):
 
     model_dir: Annotated[Path, AfterValidator(_has_artefact)] = Field(
         DEFAULT, description="folder of the classifier's artefact"
+    )
+    model_sha256: str = Field(
+        DEFAULT_SHA256,
+        pattern=r"^[0-9a-f]{64}$",
+        description="digest of the artefact's manifest, as training printed it",
     )
     worker_concurrency: int = Field(
         default_factory=lambda: os.cpu_count() or 1,

@@ -1,15 +1,19 @@
 import inspect
+import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 from billiard import pool
 
 from shared.queue import QUEUES
 from worker.app import app
+from worker.classify.artefact import DEFAULT
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +80,7 @@ def start(tmp_path: Path, **environment: str) -> "subprocess.CompletedProcess[st
         ({"WORKER_QUEUES": "ingest,bulky"}, ["WORKER_QUEUES", "ingest, bulk, classify, maintain"]),
         ({"WORKER_QUEUES": "dead"}, ["WORKER_QUEUES", "ingest, bulk, classify, maintain"]),
         ({"WORKER_QUEUES": "ingest,"}, ["WORKER_QUEUES"]),
+        ({"MODEL_SHA256": "b5dcd556"}, ["MODEL_SHA256"]),
         ({"DATABASE_URL": "", "RETRY_MAX_SECONDS": "x"}, ["DATABASE_URL", "RETRY_MAX_SECONDS"]),
     ],
 )
@@ -89,10 +94,29 @@ def test_a_wrong_setting_ends_the_worker_with_one_line(
     assert all(name in line for name in names)
 
 
-def test_a_refused_model_ends_the_worker_with_one_line(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "manifest.json").write_text("{}")
-    done = start(tmp_path, MODEL_DIR=str(tmp_path / "model"))
+class Trap:
+    """Runs code when it is unpickled: makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, tuple[object, ...]]:
+        return Path.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("digest", [{}, {"MODEL_SHA256": "0" * 64}], ids=["none", "wrong"])
+def test_a_model_that_nobody_vouches_for_ends_the_worker_with_one_line(
+    tmp_path: Path, digest: dict[str, str]
+) -> None:
+    """The shipped model, both of its files exchanged so that they fit each other."""
+    model = tmp_path / "model"
+    model.mkdir()
+    joblib.dump(Trap(tmp_path / "sprung"), model / "model.joblib")
+    manifest = json.loads((DEFAULT / "manifest.json").read_bytes())
+    manifest["sha256"] = sha256((model / "model.joblib").read_bytes()).hexdigest()
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    done = start(tmp_path, MODEL_DIR=str(model), **digest)
+    assert not (tmp_path / "sprung").exists()
     assert done.returncode != 0
     # Python warns before it where the tests are run by root.
     assert done.stderr.splitlines()[-1].startswith("postroom: ")

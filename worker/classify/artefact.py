@@ -1,8 +1,9 @@
 """A model on disk: `model.joblib` beside the `manifest.json` that vouches for it.
 
 A joblib file is a pickle: loading one runs what is in it. So a file is loaded only when its digest
-is the manifest's, and the bytes that were hashed are the bytes that are loaded. This catches what
-was damaged, mixed up or exchanged; whoever can write both files is trusted.
+is the manifest's, and the manifest is believed only when its own digest is the one that somebody
+set who trained the model. The bytes that were hashed are the bytes that are loaded. So nothing is
+loaded that was damaged, mixed up or exchanged, be it both files by somebody who can write them.
 """
 
 import io
@@ -22,6 +23,9 @@ from worker.classify.vectoriser import Vectoriser
 
 DEFAULT = Path(__file__).parents[1] / "models" / "20newsgroups"
 """The directory of the model that ships with the product."""
+
+DEFAULT_SHA256 = "3768625a49c57dd02cbe538b01b3806d19c6a63404d3c20f6227f3a3825c8b9c"
+"""The digest of its manifest."""
 
 MODEL, MANIFEST = "model.joblib", "manifest.json"
 
@@ -82,13 +86,22 @@ def write(
     return manifest
 
 
-def read(directory: Path) -> Model:
-    """Return the verified model of `directory`.
+def digest(directory: Path) -> str:
+    """Return what vouches for the artefact in `directory`: its manifest's SHA-256."""
+    return sha256(_bytes(directory / MANIFEST)).hexdigest()
 
-    Raises `ArtefactError` where a file is missing, damaged, not what the manifest says, or made by
+
+def read(directory: Path = DEFAULT, trusted: str = DEFAULT_SHA256) -> Model:
+    """Return the verified model of `directory`, whose manifest has the digest `trusted`.
+
+    Raises `ArtefactError` where a file is missing, damaged, not what the digests say, or made by
     another minor release of scikit-learn.
     """
-    manifest = read_manifest(directory)
+    content = _bytes(directory / MANIFEST)
+    if sha256(content).hexdigest() != trusted:
+        reason = "its SHA-256 is not the one to trust, see MODEL_SHA256; not loaded"
+        raise ArtefactError(directory / MANIFEST, reason)
+    manifest = _manifest(content, directory / MANIFEST)
     path = directory / MODEL
     content = _bytes(path)
     if sha256(content).hexdigest() != manifest.sha256:
@@ -97,10 +110,13 @@ def read(directory: Path) -> Model:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest of `directory`; raises `ArtefactError` as `read` does."""
-    path = directory / MANIFEST
+    """Return the manifest of `directory`, whoever wrote it; raises `ArtefactError` as `read`."""
+    return _manifest(_bytes(directory / MANIFEST), directory / MANIFEST)
+
+
+def _manifest(content: bytes, path: Path) -> Manifest:
     try:
-        manifest = Manifest.model_validate_json(_bytes(path))
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "content"

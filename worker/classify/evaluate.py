@@ -150,6 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.classify.evaluate")
     parser.add_argument("model", type=Path, help="directory of the artefact")
     add_data_options(parser)
+    parser.add_argument(
+        "--sha256",
+        default=artefact.DEFAULT_SHA256,
+        metavar="DIGEST",
+        help="of its manifest, as training printed it; default: the shipped model's",
+    )
     parser.add_argument("--stripped", action="store_true", help="posts without headers and quotes")
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args(argv)
@@ -165,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> Report:
-    model = artefact.read(options.model)
+    model = artefact.read(options.model, options.sha256)
     if options.dataset:
         variant = "stripped" if options.stripped else "whole"
         documents = corpus.newsgroups("test", options.data_home, variant)

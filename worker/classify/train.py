@@ -211,6 +211,11 @@ def train(documents: Corpus, test: Corpus | None, name: str, directory: Path) ->
     metrics = {variant: report.summary() for variant, report in reports.items()}
     manifest = artefact.write(directory, model, training=training, metrics=metrics)
     print(f"wrote {directory} ({manifest.sha256[:8]})")
+    # In a file beside them it would vouch for nothing: it would be exchanged together with them.
+    if directory == artefact.DEFAULT:
+        print(f"to ship it, in artefact.py: DEFAULT_SHA256 = {artefact.digest(directory)!r}")
+    else:
+        print(f"to use it: MODEL_DIR={directory} MODEL_SHA256={artefact.digest(directory)}")
     return reports
 
 

@@ -46,17 +46,22 @@ def exchange(directory: Path, state: object, *, vouched: bool) -> None:
         change(directory, sha256=sha256(file.getvalue()).hexdigest())
 
 
-def refusal(directory: Path) -> str:
+def read(directory: Path) -> Model:
+    """Read it, trusting whatever manifest is there."""
+    return artefact.read(directory, artefact.digest(directory))
+
+
+def refusal(directory: Path, trusted: str | None = None) -> str:
     with pytest.raises(ArtefactError) as caught:
-        artefact.read(directory)
+        artefact.read(directory, trusted or artefact.digest(directory))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_what_was_written_is_read(directory: Path, model: Model) -> None:
-    read = artefact.read(directory)
-    assert read.categories == model.categories
-    np.testing.assert_array_equal(read.probabilities(TEXTS), model.probabilities(TEXTS))
+    found = read(directory)
+    assert found.categories == model.categories
+    np.testing.assert_array_equal(found.probabilities(TEXTS), model.probabilities(TEXTS))
 
 
 def test_the_manifest_says_what_it_is(directory: Path) -> None:
@@ -65,13 +70,34 @@ def test_the_manifest_says_what_it_is(directory: Path) -> None:
     assert manifest.sha256 == digest
     assert manifest.classes == ("garden", "kitchen", "workshop")
     assert (manifest.training, manifest.metrics) == (TRAINING, {"whole": {"n": 9}})
-    assert artefact.read(directory).version == f"made-{digest[:8]}"
+    assert read(directory).version == f"made-{digest[:8]}"
 
 
 def test_a_tampered_file_is_refused_before_it_is_unpickled(directory: Path, tmp_path: Path) -> None:
     exchange(directory, Trap(tmp_path / "sprung"), vouched=False)
     assert "model.joblib: its SHA-256 is not the one in manifest.json" in refusal(directory)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_both_files_exchanged_are_refused_before_anything_is_unpickled(
+    directory: Path, tmp_path: Path
+) -> None:
+    trusted = artefact.digest(directory)
+    exchange(directory, Trap(tmp_path / "sprung"), vouched=True)
+    reason = "manifest.json: its SHA-256 is not the one to trust, see MODEL_SHA256; not loaded"
+    assert reason in refusal(directory, trusted)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_manifest_that_says_anything_else_is_refused(directory: Path) -> None:
+    trusted = artefact.digest(directory)
+    change(directory, name="another")
+    assert "manifest.json: its SHA-256" in refusal(directory, trusted)
+
+
+@pytest.mark.parametrize("trusted", ["0" * 64, artefact.DEFAULT_SHA256])
+def test_an_artefact_that_nobody_vouches_for_is_refused(directory: Path, trusted: str) -> None:
+    assert "manifest.json: its SHA-256" in refusal(directory, trusted)
 
 
 def test_the_trap_would_have_sprung(directory: Path, tmp_path: Path) -> None:
@@ -96,7 +122,7 @@ def test_another_minor_release_of_scikit_learn_is_refused(directory: Path, versi
 def test_another_patch_release_is_not(directory: Path) -> None:
     minor = artefact.read_manifest(directory).scikit_learn.rpartition(".")[0]
     change(directory, scikit_learn=f"{minor}.99")
-    assert artefact.read(directory).classify(["soil"])[0].category == "garden"
+    assert read(directory).classify(["soil"])[0].category == "garden"
 
 
 def test_other_classes_are_refused(directory: Path) -> None:

@@ -7,7 +7,7 @@ from worker.classify.model import Model
 
 @pytest.fixture(scope="module")
 def shipped() -> Model:
-    return artefact.read(artefact.DEFAULT)
+    return artefact.read()
 
 
 def test_it_matches_its_manifest(shipped: Model) -> None:

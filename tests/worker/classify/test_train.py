@@ -1,4 +1,5 @@
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +27,12 @@ def test_trains_on_ndjson_and_measures_on_a_test_file(
     assert manifest.training.source == "documents.ndjson"
     assert manifest.metrics["whole"]["n"] == 15
     assert manifest.metrics["whole"]["accuracy"] == 1
-    assert "accuracy    1.0000" in capsys.readouterr().out
-    assert artefact.read(tmp_path / "own").classify(["garlic"])[0].category == "kitchen"
+    printed = capsys.readouterr().out
+    assert "accuracy    1.0000" in printed
+    (digest,) = re.findall(
+        rf"MODEL_DIR={tmp_path / 'own'} MODEL_SHA256=([0-9a-f]+)$", printed, re.MULTILINE
+    )
+    assert artefact.read(tmp_path / "own", digest).classify(["garlic"])[0].category == "kitchen"
 
 
 def test_trains_on_csv_with_other_fields_and_holds_out_a_fifth(tmp_path: Path) -> None:
@@ -46,7 +51,7 @@ def test_trains_on_csv_with_other_fields_and_holds_out_a_fifth(tmp_path: Path) -
 def test_two_classes_are_enough(ndjson: Write, tmp_path: Path) -> None:
     data = ndjson(*(row for row in rows(12) if row["category"] != "garden"))
     assert run("--data", data, "--output", tmp_path / "own") == 0
-    model = artefact.read(tmp_path / "own")
+    model = artefact.read(tmp_path / "own", artefact.digest(tmp_path / "own"))
     kitchen, workshop = model.classify(["simmer garlic broth", "drill clamp lathe"])
     assert (kitchen.category, workshop.category) == ("kitchen", "workshop")
     assert min(kitchen.confidence, workshop.confidence) > 0.7
