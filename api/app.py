@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 import fastapi_offline
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from api import errors, openapi
 from api.deps import Services
-from api.middleware import HeadAsGet, RateLimits, RequestId
+from api.middleware import HeadAsGet, RateLimits, RequestId, SecurityHeaders
 from api.routes import (
     audit,
     categories,
@@ -51,6 +52,28 @@ Every error is `application/problem+json` (RFC 9457). Times are UTC, RFC 3339.
 _ASSETS: Final = "/docs/assets"
 _REDOC: Final = "redoc.standalone.js"
 _FOREIGN_LOGO: Final = "https://cdn.redoc.ly/redoc/logo-mini.svg"
+
+_CORS_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_CORS_TAKEN: Final = (
+    "Authorization",
+    "Content-Encoding",
+    "Idempotency-Key",
+    "If-Match",
+    "If-None-Match",
+    "Prefer",
+    "X-Request-Id",
+)
+_CORS_TOLD: Final = (
+    "ETag",
+    "Link",
+    "Location",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+)
 
 
 def create_app(settings: ApiSettings | None = None, tracing: "Tracing | None" = None) -> FastAPI:
@@ -99,6 +122,15 @@ def create_app(settings: ApiSettings | None = None, tracing: "Tracing | None" = 
     app.add_middleware(Shortcut)
     if tracing:
         app.add_middleware(RequestSpan)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins.split(","),
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_TAKEN,
+            expose_headers=_CORS_TOLD,
+        )
+    app.add_middleware(SecurityHeaders)
     errors.install(app)
     openapi.install(app)
     for route in (

@@ -3,10 +3,11 @@
 Every limit is checked while the body comes in, and before anything is unpacked that need not be.
 """
 
+import asyncio
 import gc
 import json
 import zlib
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import Collection, Iterator
 from io import BytesIO
 from itertools import islice
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 import orjson
 from fastapi import Request
 
-from api.errors import ContentTooLarge, Invalid, Malformed, UnsupportedMediaType
+from api.errors import ContentTooLarge, Invalid, Malformed, TooSlow, UnsupportedMediaType
 from api.schemas.problem import MAX_ERRORS, FieldError
 from api.settings import MAX_BODY_BYTES
 
@@ -24,7 +25,11 @@ NDJSON: Final = "application/x-ndjson"
 _MAX_EXPLAINED: Final = 100_000
 """Values that are searched for what is wrong: a body has room for millions."""
 
+_SECONDS: Final = 300.0
+"""How long a body may take, however steadily it comes: it is held meanwhile."""
+
 _GZIP: Final = zlib.MAX_WBITS | 16
+_PIECE: Final = 4 << 10  # what follows a member is copied, and members may be tiny
 
 
 def media_type(request: Request, known: Collection[str]) -> str:
@@ -48,30 +53,34 @@ async def read(request: Request) -> bytes:
     Raises:
         ContentTooLarge: it has more than `MAX_BODY_BYTES`, packed or unpacked.
         Malformed: it says gzip and is none.
+        TooSlow: it took too long to arrive.
         UnsupportedMediaType: it is packed in another way.
     """
     _check_length(request)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "identity":
-        chunks = _limited(request.stream())
-    elif encoding == "gzip":
-        chunks = _limited(_unzip(_limited(request.stream())))
-    else:
+    if encoding not in {"identity", "gzip"}:
         raise UnsupportedMediaType(
             f"Send Content-Encoding: gzip or none; the request had {encoding[:100]!r}.",
             headers={"Accept-Encoding": "gzip"},
         )
-    return b"".join([chunk async for chunk in chunks])
+    try:
+        async with asyncio.timeout(_SECONDS):
+            sent = await _whole(request)
+    except TimeoutError as error:
+        raise TooSlow(f"The body took longer than {_SECONDS:.0f} seconds to arrive.") from error
+    # Not while it comes in: whoever holds the last byte back would have us hold all that is packed
+    # in the others.
+    return sent if encoding == "identity" else _unzip(sent)
 
 
-async def _limited(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Pass chunks on, up to as many bytes as a body may have."""
-    left = MAX_BODY_BYTES
-    async for chunk in chunks:
-        left -= len(chunk)
-        if left < 0:
+async def _whole(request: Request) -> bytes:
+    """Return the body as it is sent, up to as many bytes as it may have."""
+    whole = bytearray()
+    async for chunk in request.stream():
+        whole += chunk
+        if len(whole) > MAX_BODY_BYTES:
             raise _too_large()
-        yield chunk
+    return bytes(whole)
 
 
 def _check_length(request: Request) -> None:
@@ -84,24 +93,26 @@ def _too_large() -> ContentTooLarge:
     return ContentTooLarge(f"The body must not have more than {MAX_BODY_BYTES} bytes.")
 
 
-async def _unzip(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+def _unzip(packed: bytes) -> bytes:
     """Unpack gzip, never more than one byte beyond the limit, whatever was packed."""
     unpacker = zlib.decompressobj(_GZIP)
-    left = MAX_BODY_BYTES + 1
-    async for chunk in chunks:
-        packed = chunk
-        while packed and left > 0:
+    parts, left = [], MAX_BODY_BYTES + 1
+    for start in range(0, len(packed), _PIECE):
+        piece = packed[start : start + _PIECE]
+        while piece and left > 0:
             if unpacker.eof:  # a gzip file may be several, one after the other
                 unpacker = zlib.decompressobj(_GZIP)
             try:
-                unpacked = unpacker.decompress(packed, left)
+                parts.append(unpacker.decompress(piece, left))
             except zlib.error as error:
-                raise Malformed(f"The body is not gzip: {error}.") from error
-            left -= len(unpacked)
-            packed = unpacker.unused_data
-            yield unpacked
-    if left > 0 and not unpacker.eof:
+                raise Malformed("The body is not gzip.") from error
+            left -= len(parts[-1])
+            piece = unpacker.unused_data
+    if left <= 0:
+        raise _too_large()
+    if not unpacker.eof:
         raise Malformed("The body ends before its gzip data does.")
+    return b"".join(parts)
 
 
 def parse(body: bytes) -> Any:

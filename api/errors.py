@@ -5,6 +5,7 @@
     ├── Unauthenticated        401  it cannot be told who calls
     ├── Forbidden              403  the caller may not do that
     ├── NotFound               404  what the path names is not there
+    ├── TooSlow                408  the body took too long to arrive
     ├── Conflict               409  it is not in a state to do that with
     ├── ContentTooLarge        413  the body is too large
     ├── UnsupportedMediaType   415  the body's type or encoding is not one of ours
@@ -18,6 +19,7 @@ Errors of the domain, from `shared.errors`, get their status in `_DOMAIN`.
 from collections.abc import Mapping, Sequence
 from http import HTTPMethod, HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 import structlog
@@ -27,6 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 
+from api.middleware import FOR_DATA
 from api.schemas.problem import MAX_ERRORS, FieldError
 from shared.errors import (
     BacklogFull,
@@ -42,6 +45,8 @@ from shared.errors import (
 )
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+_PLAIN: Final = "/:@!$&'()*+,;="
 
 logger = structlog.get_logger(__name__)
 
@@ -100,6 +105,15 @@ class NotFound(Problem):
     """What the path names is not there."""
 
     status = HTTPStatus.NOT_FOUND
+
+
+class TooSlow(Problem):
+    """The body took too long to arrive; the connection ends, as the rest is not waited for."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
 
 
 class Conflict(Problem):
@@ -225,10 +239,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
-        logger.error("request failed", path=request.url.path, exc_info=error)
-        # This answer goes out above the middleware that says the id in all others.
-        headers = {"X-Request-Id": request.state.request_id}
-        return render(request, Problem.status, "Postroom failed. Its log says why.", (), headers)
+        logger.error("request failed", path=request.scope["path"], exc_info=error)
+        response = render(request, Problem.status, "Postroom failed. Its log says why.")
+        # This answer goes out above the middleware that adds to all others.
+        response.headers["X-Request-Id"] = request.state.request_id
+        response.raw_headers.extend(FOR_DATA)
+        return response
 
 
 def refused(request: Request, error: PostroomError) -> Response:
@@ -277,14 +293,26 @@ def render(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return a response with problem details."""
+    body = content(status, detail, request.scope["path"], request.state.request_id, errors)
+    return Response(body, status, headers, media_type=MEDIA_TYPE)
+
+
+def content(
+    status: HTTPStatus,
+    detail: str,
+    path: str,
+    request_id: str,
+    errors: Sequence[FieldError] = (),
+) -> bytes:
+    """Return problem details as the body of a response."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": status.phrase,
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
-        "request_id": request.state.request_id,
+        "instance": quote(path, safe=_PLAIN),
+        "request_id": request_id,
     }
     if errors:
         body["errors"] = [each.model_dump() for each in errors[:MAX_ERRORS]]
-    return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)
+    return orjson.dumps(body)

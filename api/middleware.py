@@ -1,4 +1,4 @@
-"""What is done to every request: it gets an id, it counts, and HEAD is answered as GET is."""
+"""What is done to every request: it gets an id, counts, is answered carefully, HEAD as GET is."""
 
 import re
 from collections.abc import Awaitable
@@ -8,6 +8,31 @@ from typing import Final
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_EVERYWHERE: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+FOR_DATA: Final = (
+    *_EVERYWHERE,
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Headers that have browsers be careful with an answer that is no page."""
+
+# Those of the documentation have a script in them, and ReDoc makes itself a worker.
+_PAGE_POLICY: Final = (
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:; "
+    b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+
+FOR_PAGES: Final = (*_EVERYWHERE, (b"content-security-policy", _PAGE_POLICY))
+"""The same for pages: they may have what comes from us."""
+
+_PAGE: Final = (b"content-type", b"text/html; charset=utf-8")
 
 _FINE: Final = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -68,6 +93,24 @@ class RateLimits:
             await send(message)
 
         await self._app(scope, receive_counted, send_with_rate)
+
+
+class SecurityHeaders:
+    """Has browsers be careful with whatever is answered; nginx says the same in its own name."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request."""
+
+        def send_safely(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                sent = message["headers"]
+                message["headers"] = [*sent, *(FOR_PAGES if _PAGE in sent else FOR_DATA)]
+            return send(message)
+
+        return self._app(scope, receive, send_safely)
 
 
 class HeadAsGet:

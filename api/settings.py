@@ -1,5 +1,6 @@
 """Settings of the API."""
 
+import re
 from ipaddress import ip_address
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -15,12 +16,22 @@ MAX_BODY_BYTES = 8 << 20
 MAX_BATCH = 1_000
 """Documents in one batch at most."""
 
+_ORIGIN: Final = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+
 
 def _api_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value()
     if url and not url.startswith(("http://", "https://")):
         raise ValueError("must start with http:// or https://")
     return value
+
+
+def _origins(value: str) -> str:
+    origins = [each.strip() for each in value.split(",")] if value else []
+    if not all(_ORIGIN.fullmatch(each) for each in origins):
+        # Not `*` either: whoever may call from anywhere needs no browser's leave.
+        raise ValueError("must be origins such as https://example.org, with commas in between")
+    return ",".join(origins)
 
 
 _OIDC: Final = ("oidc_issuer", "oidc_audience", "oidc_jwks_url")
@@ -91,6 +102,13 @@ class ApiSettings(AccountSettings):
         if len({bool(each) for each in (*_named(info, *_OIDC).values(), value)}) > 1:
             raise ValueError(f"set all or none of {', '.join(map(str.upper, _OIDC))}")
         return value
+
+    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        "", description="origins whose scripts may call the API, with commas in between"
+    )
+    slow_client_seconds: float = Field(
+        60, gt=0, le=3600, description="how far a client may fall behind, sending or reading"
+    )
 
     @property
     def asks_for_keys(self) -> bool:

@@ -31,8 +31,11 @@ ResultT = TypeVar("ResultT")
 PATIENCE_SECONDS: Final = 30.0
 """How long an upload waits for the broker, or for the database, to come back."""
 
-_IDLE_SECONDS: Final = 60.0
-"""How long it waits for the client's next bytes: one that has vanished sends none, nor an end."""
+_IDLE_SECONDS: Final = 45.0
+"""How long it waits for the client's next bytes, which is less than the server does.
+
+So a client that was merely held up is told how to go on.
+"""
 
 _EVERY_SECONDS: Final = 1.0
 _LAST_SECONDS: Final = 3.0

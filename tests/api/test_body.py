@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from fastapi import Request
 
 from api import body
-from api.errors import ContentTooLarge, Invalid, Malformed, UnsupportedMediaType
+from api.errors import ContentTooLarge, Invalid, Malformed, TooSlow, UnsupportedMediaType
 from api.settings import MAX_BODY_BYTES
 
 
@@ -57,15 +58,37 @@ class TestRead:
             read(cut(sent, 65_536), content_encoding=encoding)
 
     def test_unpacks_no_more_of_a_bomb_than_it_takes(self) -> None:
-        """What follows the limit is not even asked for."""
         packed = gzip.compress(b"\0" * (1 << 26))
+        tracemalloc.start()
+        try:
+            with pytest.raises(ContentTooLarge):
+                read(cut(packed, 1 << 14), content_encoding="gzip")
+            assert tracemalloc.get_traced_memory()[1] < 3 * MAX_BODY_BYTES
+        finally:
+            tracemalloc.stop()
+
+    def test_unpacks_nothing_before_all_of_it_is_there(self, monkeypatch: Any) -> None:
+        def unpack(packed: bytes) -> bytes:
+            raise AssertionError("unpacked")
 
         def chunks() -> Iterator[bytes]:
-            yield packed  # all of it at once, a thousand times smaller than what is in it
-            raise AssertionError("read on")
+            yield gzip.compress(b"\0" * (1 << 20))
+            raise ConnectionError("gone")
 
-        with pytest.raises(ContentTooLarge):
+        monkeypatch.setattr(body, "_unzip", unpack)
+        with pytest.raises(ConnectionError):
             read(chunks(), content_encoding="gzip")
+
+    def test_waits_for_so_long_and_no_longer(self, monkeypatch: Any) -> None:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"", "more_body": True}
+
+        monkeypatch.setattr(body, "_SECONDS", 0.05)
+        sent = Request({"type": "http", "headers": [], "method": "POST", "path": "/"}, receive)
+        with pytest.raises(TooSlow) as caught:
+            asyncio.run(body.read(sent))
+        assert caught.value.headers == {"Connection": "close"}
 
     def test_counts_what_is_packed_too(self) -> None:
         """Empty gzip files, one after the other, are nothing once they are unpacked."""

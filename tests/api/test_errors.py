@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 
 import httpx2
+import orjson
 import pytest
 from fastapi import FastAPI
 
 from api import errors
 from api.errors import ContentTooLarge, Invalid, Malformed, UnsupportedMediaType
-from api.middleware import RequestId
+from api.middleware import FOR_DATA, RequestId
 from api.schemas.problem import FieldError
 from shared import errors as domain
 from shared.errors import BrokerUnavailable, DatabaseUnavailable, DocumentNotFound, PostroomError
@@ -77,6 +79,17 @@ def test_each_error_has_its_status(get: Get, error: Exception, status: int) -> N
     assert "errors" not in response.json()
     assert "secret" not in response.text
     assert response.headers["X-Request-Id"] == response.json()["request_id"] == "mine"
+
+
+def test_browsers_are_told_to_be_careful_where_all_else_failed(get: Get) -> None:
+    headers = get(RuntimeError("x")).headers
+    for name, value in FOR_DATA:
+        assert headers.get_list(name.decode()) == [value.decode()]
+
+
+def test_the_instance_is_the_path_alone_and_a_reference() -> None:
+    body = errors.content(HTTPStatus.NOT_FOUND, "x", "/a b/ä?c", "mine")
+    assert orjson.loads(body)["instance"] == "/a%20b/%C3%A4%3Fc"
 
 
 def test_every_error_of_the_domain_has_a_status(get: Get) -> None:

@@ -57,6 +57,12 @@ def test_port_is_the_platforms_name_and_ours_wins(monkeypatch: pytest.MonkeyPatc
         ("MAX_CONTENT_BYTES", "0"),
         ("MAX_CONTENT_BYTES", str((8 << 20) + 1)),
         ("LOG_LEVEL", "hidden"),
+        ("SLOW_CLIENT_SECONDS", "0"),
+        ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "null"),
+        ("CORS_ORIGINS", "https://hidden.example/"),
+        ("CORS_ORIGINS", "https://a.example,hidden.example"),
+        ("CORS_ORIGINS", "https://a.example,"),
         ("DATABASE_URL", "mysql://user:hidden@host/db"),
         ("BROKER_URL", "redis://user:hidden@host"),
     ],
@@ -71,6 +77,13 @@ def test_a_wrong_value_is_named_but_not_told(
     assert line.startswith(f"postroom: wrong settings: {name}: ")
     assert "\n" not in line
     assert "hidden" not in line
+
+
+def test_origins_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(ApiSettings).cors_origins == ""
+    origins = "https://a.example,http://localhost:3000,http://[::1]:3000"
+    monkeypatch.setenv("CORS_ORIGINS", origins.replace(",", " , "))
+    assert load(ApiSettings).cors_origins == origins
 
 
 # --- Secrets, and whose tokens are taken ----------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from api.middleware import FOR_DATA, FOR_PAGES
 from api.settings import ApiSettings
 from shared.queue import QUEUES
 from shared.settings import DatabaseSettings
@@ -92,6 +93,18 @@ def test_the_examples_are_the_defaults() -> None:
     assert ("HTTP_PORT", "8080") in defaults
     for name, value in defaults:
         assert f"\n#{name}={value}\n" in example, name
+
+
+def test_nginx_says_to_browsers_what_the_api_says() -> None:
+    """It takes the API's words away, and says its own for all that is behind it."""
+    text = (ROOT / "nginx.conf").read_text()
+    said = dict(re.findall(r"add_header (\S+) (\S+) always;", text))
+    policies = re.findall(r'"(default-src [^"]+)"', text)
+    hidden = set(re.findall(r"proxy_hide_header (\S+);", text))
+    for name, value in ((name.decode().title(), value.decode()) for name, value in FOR_DATA):
+        assert name in hidden
+        assert value in policies if name == "Content-Security-Policy" else said[name] == value
+    assert dict(FOR_PAGES)[b"content-security-policy"].decode() in policies
 
 
 def test_nginx_is_given_every_setting_of_its_template() -> None:
