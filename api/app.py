@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from api import errors, openapi
 from api.deps import Services
-from api.middleware import HeadAsGet, RateLimits, RequestId, SecurityHeaders
+from api.middleware import HeadAsGet, Measured, RateLimits, RequestId, SecurityHeaders
 from api.routes import (
     audit,
     categories,
@@ -116,7 +116,7 @@ def create_app(settings: ApiSettings | None = None, tracing: "Tracing | None" = 
     )
     # Before the folder of assets, so that it is found first.
     app.router.routes.insert(0, Route(f"{_ASSETS}/{_REDOC}", _redoc))
-    app.add_middleware(HeadAsGet)
+    # From the inside out.
     app.add_middleware(RateLimits)
     app.add_middleware(RequestId)
     app.add_middleware(Shortcut)
@@ -131,6 +131,8 @@ def create_app(settings: ApiSettings | None = None, tracing: "Tracing | None" = 
             expose_headers=_CORS_TOLD,
         )
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Measured)
+    app.add_middleware(HeadAsGet)
     errors.install(app)
     openapi.install(app)
     for route in (

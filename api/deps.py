@@ -32,8 +32,8 @@ from shared.db import Database, Session
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
 from shared.inventory import inventory
 from shared.logs import Failing
-from shared.messages import BULK_QUEUE
-from shared.queue import Gauge, Publisher, celery_app
+from shared.messages import BULK_QUEUE, INGEST_QUEUE
+from shared.queue import QUEUES, Gauge, Publisher, celery_app
 from shared.revision import Clock
 from shared.store import ledger
 
@@ -102,6 +102,8 @@ class Services:
         self._gauge = Gauge(app)
         self.backlog = Backlog(settings.backlog_limit)
         self._bulk = Backlog(settings.backlog_limit)
+        self._backlogs = {INGEST_QUEUE: self.backlog, BULK_QUEUE: self._bulk}
+        self._waiting: dict[str, int] = {}
         self.intake = Intake(self._publisher, self.backlog, tracing=tracing)
         self.classifier = Classifier(settings.broker_url.get_secret_value(), tracing)
         database = Database(
@@ -180,7 +182,8 @@ class Services:
                 self._known_account = account
                 self._state_until = monotonic() + _EVERY_SECONDS
         backlog = self.backlog
-        return State(self._known_account, backlog.messages, backlog.limit, self._publisher.confirms)
+        confirms = self._publisher.confirms
+        return State(self._known_account, backlog.messages, backlog.limit, confirms, self._waiting)
 
     async def check_broker(self) -> None:
         """See whether the broker takes documents.
@@ -235,8 +238,14 @@ class Services:
     async def _watch_backlog(self) -> None:
         """Ask the broker how much waits; of a folder that takes long, less often."""
         start = monotonic()
-        self.backlog.observe(await asyncio.to_thread(self._gauge.waiting))
-        self._bulk.observe(await asyncio.to_thread(self._gauge.waiting, BULK_QUEUE))
+        waiting: dict[str, int] = {}
+        try:
+            for queue in dict.fromkeys((*self._backlogs, *QUEUES)):  # the limited ones first
+                waiting[queue] = await asyncio.to_thread(self._gauge.waiting, queue)
+                if backlog := self._backlogs.get(queue):
+                    backlog.observe(waiting[queue])
+        finally:
+            self._waiting = waiting
         await asyncio.sleep(min(20 * (monotonic() - start), _SELDOM_SECONDS))
 
     async def _look_for_losses(self) -> None:

@@ -29,6 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Mount
 
+from api import meters
 from api.middleware import FOR_DATA
 from api.schemas.problem import MAX_ERRORS, FieldError
 from shared.errors import (
@@ -211,7 +212,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:
-        return render(request, error.status, error.detail, error.errors, error.headers)
+        return render(
+            request, error.status, error.detail, error.errors, error.headers, kind=type(error)
+        )
 
     @app.exception_handler(PostroomError)
     async def domain(request: Request, error: PostroomError) -> Response:
@@ -223,7 +226,8 @@ def install(app: FastAPI) -> None:
             # What was taken for an id is a path of ours, which has other methods.
             return await http(request, HTTPException(HTTPStatus.METHOD_NOT_ALLOWED))
         errors = [FieldError.found(each) for each in error.errors()]
-        return render(request, Invalid.status, "The request has wrong parameters.", errors)
+        detail = "The request has wrong parameters."
+        return render(request, Invalid.status, detail, errors, kind=Invalid)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -235,7 +239,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def disconnected(request: Request, _: ClientDisconnect) -> Response:
         # Nobody reads this. The body did not arrive as a whole, so nothing was accepted.
-        return render(request, Malformed.status, "The body ended early.")
+        return render(request, Malformed.status, "The body ended early.", kind=Malformed)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
@@ -254,7 +258,7 @@ def refused(request: Request, error: PostroomError) -> Response:
         # Thousands a second in an outage; that there is one is said once, where it is noticed.
         logger.debug("request refused", error=type(error).__name__, reason=str(error))
     headers = {"Retry-After": str(seconds)} if seconds else None
-    return render(request, status, detail, headers=headers)
+    return render(request, status, detail, headers=headers, kind=type(error))
 
 
 def _named(request: Request) -> set[str]:
@@ -291,8 +295,13 @@ def render(
     detail: str,
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    *,
+    kind: type[Exception] | None = None,
 ) -> Response:
-    """Return a response with problem details."""
+    """Return a response with problem details; it is counted by the kind of error, or its status."""
+    documents = getattr(request.state, "documents", 1)
+    error = kind.__name__ if kind else status.phrase.replace(" ", "")
+    meters.refused(request.scope, error, documents)
     body = content(status, detail, request.scope["path"], request.state.request_id, errors)
     return Response(body, status, headers, media_type=MEDIA_TYPE)
 

@@ -20,6 +20,7 @@ from uuid import UUID, uuid5
 import orjson
 from uuid_utils.compat import uuid7
 
+from api import meters
 from api.backlog import Backlog
 from api.schemas.document import DocumentIn
 from shared.account import Account
@@ -204,7 +205,7 @@ class Intake:
             summary=describe(documents),
             replays=letter_id,
         )
-        return await self._in_thread(REPLAY, publish)
+        return await self._in_thread(REPLAY, publish, "replay", len(documents))
 
     async def accept_import(self, documents: Sequence[Document], account: Account) -> Envelope:
         """Publish documents of an import as one message; return once that is confirmed.
@@ -225,7 +226,7 @@ class Intake:
             account=account,
         )
         async with self._imports:
-            return await self._in_thread(IMPORT, publish)
+            return await self._in_thread(IMPORT, publish, "import", len(documents))
 
     async def reclassify(self, items: Sequence[Classified]) -> Envelope:
         """Publish documents to classify anew; return once that is confirmed.
@@ -242,16 +243,17 @@ class Intake:
             documents=0,
             summary=describe(items),
         )
-        return await self._in_thread(RECLASSIFY, publish)
+        return await self._in_thread(RECLASSIFY, publish, "reclassify", len(items))
 
-    async def _in_thread(self, message: Message, publish: Callable[..., Envelope]) -> Envelope:
+    async def _in_thread(
+        self, message: Message, publish: Callable[..., Envelope], way: meters.Way, documents: int
+    ) -> Envelope:
         loop = asyncio.get_running_loop()
         origins = [self._tracing.here() if self._tracing else None]
+        call = partial(self._publish, message, publish, way, documents, origins)
         try:
             async with asyncio.timeout(_CONFIRM_SECONDS):
-                return await loop.run_in_executor(
-                    self._threads, self._publish, message, publish, origins
-                )
+                return await loop.run_in_executor(self._threads, call)
         except TimeoutError as error:
             raise BrokerUnavailable("no confirm in time") from error
 
@@ -295,7 +297,8 @@ class Intake:
                 summary=describe(documents),
             )
             origins = [one.origin for one in group]
-            task = loop.run_in_executor(self._threads, self._publish, INGEST, publish, origins)
+            call = partial(self._publish, INGEST, publish, "upload", len(documents), origins)
+            task = loop.run_in_executor(self._threads, call)
             task.add_done_callback(partial(self._resolve, group))
         if self._waiting and not self._busy and self._timer is None:
             self._timer = loop.call_at(self._next_at, self._end_gap)
@@ -336,14 +339,17 @@ class Intake:
         self,
         message: Message,
         publish: Callable[..., Envelope],
+        way: meters.Way,
+        documents: int,
         origins: "Sequence[SpanContext | None]",
     ) -> Envelope:
-        if self._tracing is None:
-            return publish()
-        with self._tracing.publishing(message, origins) as headers:
-            envelope = publish(headers=headers)
-            self._tracing.name_message(envelope.task_id)
-        return envelope
+        with meters.publishing(way, documents):
+            if self._tracing is None:
+                return publish()
+            with self._tracing.publishing(message, origins) as headers:
+                envelope = publish(headers=headers)
+                self._tracing.name_message(envelope.task_id)
+            return envelope
 
     def _resolve(self, group: list[_Waiting], done: asyncio.Future[Envelope]) -> None:
         """Tell the callers, and publish what has collected meanwhile."""

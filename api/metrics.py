@@ -1,14 +1,15 @@
-"""What Prometheus is told: the account, and what this process knows of itself."""
+"""What Prometheus is told: the account, the queues, and what this process has measured."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from api.meters import REGISTRY
 from api.schemas.account import LedgerOut
 
 MEDIA_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -25,20 +26,21 @@ class State:
         backlog: messages that waited when the broker was last asked.
         backlog_limit: how many may.
         broker_confirms: whether the last message that was published was confirmed.
+        waiting: messages that wait in each queue, of those that the broker could be asked about.
     """
 
     account: LedgerOut | None
     backlog: int
     backlog_limit: int
     broker_confirms: bool
+    waiting: Mapping[str, int]
 
 
 def render(state: State) -> bytes:
     """Return the metrics in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
-    ProcessCollector(registry=registry)
     registry.register(_Told(state))
-    return generate_latest(registry)
+    return generate_latest(registry) + generate_latest(REGISTRY)
 
 
 class _Told(Collector):
@@ -58,6 +60,12 @@ def _of_process(state: State) -> Iterator[Metric]:
     yield _gauge("broker_confirms", "whether the last publish was confirmed", state.broker_confirms)
     yield _gauge("backlog_messages", "messages that wait in the queue ingest", state.backlog)
     yield _gauge("backlog_limit_messages", "over it nothing is accepted", state.backlog_limit)
+    queues = GaugeMetricFamily(
+        "postroom_queue_messages", "messages that no worker has taken", labels=["queue"]
+    )
+    for queue, messages in state.waiting.items():
+        queues.add_metric([queue], messages)
+    yield queues
 
 
 def _of_account(account: LedgerOut) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from threading import BoundedSemaphore, Event, Lock, Thread
-from time import monotonic
+from time import monotonic, time
 from types import FunctionType
 from typing import Any, Final, cast
 from uuid import UUID, uuid4
@@ -454,6 +454,7 @@ class _Line:
                 kwargsrepr="",
                 ignore_result=True,
                 add_to_parent=False,
+                timestamp=int(time()),  # the broker tells no other age of a message
                 **options,
             )
         except BaseException:

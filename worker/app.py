@@ -20,6 +20,7 @@ from shared.settings import load  # noqa: E402
 from worker.dead_letters import ReadDeadLetters  # noqa: E402
 from worker.deaths import Deaths, SeenSoon  # noqa: E402
 from worker.guard import DeclareQueues, SafeRequest  # noqa: E402
+from worker.metrics_server import TellMetrics  # noqa: E402
 from worker.questions import AskedFirst  # noqa: E402
 from worker.runtime import Runtime  # noqa: E402
 from worker.schedule import SCHEDULE  # noqa: E402
@@ -77,6 +78,7 @@ app.steps["consumer"].add(DeclareQueues)
 app.steps["worker"].add(ReadDeadLetters)
 app.steps["worker"].add(AskedFirst)
 app.steps["worker"].add(SeenSoon)
+app.steps["worker"].add(TellMetrics)
 _log_also: list[Processor] = []
 if settings.otel_exporter_otlp_endpoint:
     # Only who traces loads it.
@@ -87,6 +89,7 @@ if settings.otel_exporter_otlp_endpoint:
     _log_also.append(Tracing.add_ids)
 SafeRequest.deaths = Deaths(runtime)
 ReadDeadLetters.runtime = runtime
+TellMetrics.runtime = runtime
 
 
 def _program() -> str:

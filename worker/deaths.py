@@ -79,6 +79,7 @@ class Deaths:
         For the event loop of the main process, where there is one; `then` is called there.
         """
         logger.error("child died", task_id=task_id, kind=death.kind, reason=death.error)
+        self._runtime.metrics.died(death.kind)
         loop = get_event_loop()
         if loop is None:  # a single process waits for its database anyway
             self._write(task_id, death)

@@ -56,20 +56,28 @@ class Patience:
     """Does things again while the database is away."""
 
     def __init__(
-        self, stopping: Stopping, *, initial: float, maximum: float, give_back: float
+        self,
+        stopping: Stopping,
+        *,
+        initial: float,
+        maximum: float,
+        give_back: float,
+        retried: Callable[[], None] = lambda: None,
     ) -> None:
-        """Set the limits, all in seconds.
+        """Set the limits, in seconds.
 
         Args:
             stopping: ends every wait.
             initial: ceiling of the first wait.
             maximum: ceiling of later ones.
             give_back: total time after which the message goes back to its queue.
+            retried: called before each try but the first.
         """
         self._stopping = stopping
         self._initial = initial
         self._maximum = maximum
         self._give_back = give_back
+        self._retried = retried
 
     def __call__(self, action: Callable[[], ResultT]) -> ResultT:
         """Return what `action` returns, once the database lets it.
@@ -89,6 +97,7 @@ class Patience:
                 first = False
                 if self._stopping.wait(next(waits)) or monotonic() - start > self._give_back:
                     raise GiveBack(str(error)) from error
+                self._retried()
             else:
                 if not first:
                     logger.info("the database is back", seconds=round(monotonic() - start, 1))

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,6 +15,7 @@ from shared.revision import DAY, microseconds_now
 from worker.classify.artefact import ArtefactError, read
 from worker.classify.model import Model
 from worker.forks import no_fork
+from worker.metrics import Metrics, Stage
 from worker.patience import Patience, Stopping
 from worker.settings import WorkerSettings
 
@@ -35,11 +36,13 @@ class Runtime:
         self.settings = settings
         self.tracing: Tracing | None = None
         self.stopping = Stopping()
+        self.metrics = Metrics()
         self.patience = Patience(
             self.stopping,
             initial=settings.retry_initial_seconds,
             maximum=settings.retry_max_seconds,
             give_back=settings.retry_give_back_seconds,
+            retried=self.metrics.retried,
         )
         # They open nothing yet: each child makes its own connection after the fork.
         self.database = self._open("postroom-worker", connections=1, seconds=60)
@@ -70,9 +73,10 @@ class Runtime:
             connecting=connecting,
         )
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        """Return what makes a span of what is done in it."""
-        return nullcontext() if self.tracing is None else self.tracing.span(name)
+    def step(self, stage: Stage) -> AbstractContextManager[object]:
+        """Return what measures what is done in it, and makes a span of that."""
+        measured = self.metrics.stage(stage)
+        return measured if self.tracing is None else _both(measured, self.tracing.span(stage))
 
     @contextlib.contextmanager
     def upkeep(self) -> Iterator[None]:
@@ -97,7 +101,7 @@ class Runtime:
         return self._model
 
     def load_model(self) -> None:
-        """Load the classifier, verified.
+        """Load the classifier, verified, and make room for what is counted by category.
 
         Raises:
             SystemExit: the artefact is refused; the message is one line that says why.
@@ -107,3 +111,13 @@ class Runtime:
         except ArtefactError as error:
             sys.exit(f"postroom: {error}")
         logger.info("model loaded", model_version=self._model.version)
+        if self.settings.worker_metrics_port:
+            self.metrics.open(self._model.categories, self.settings.children)
+
+
+@contextlib.contextmanager
+def _both(
+    measured: AbstractContextManager[object], traced: AbstractContextManager[object]
+) -> Iterator[None]:
+    with measured, traced:
+        yield

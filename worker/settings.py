@@ -57,7 +57,17 @@ class WorkerSettings(SharedSettings):
         600, gt=0, description="time after which a waiting message goes back to its queue"
     )
 
+    worker_metrics_host: str = Field("127.0.0.1", min_length=1)
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65_535, description="where Prometheus finds a worker's metrics; 0 for nowhere"
+    )
+
     @property
     def solo(self) -> bool:
         """Whether a worker is one process: the spool's consumers share no pipe with children."""
         return self.broker_url.get_secret_value().startswith("spool://")
+
+    @property
+    def children(self) -> int:
+        """How many processes of a worker classify and store; a single one does so itself."""
+        return 1 if self.solo else self.worker_concurrency

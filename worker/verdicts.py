@@ -32,18 +32,25 @@ def verdict(runtime: Runtime, task_id: str) -> Iterator[None]:
         yield
     except (Unreadable, Dead) as error:
         logger.error("message is dead", reason=str(error))
+        runtime.metrics.message("dead")
         raise Reject(str(error), requeue=False) from error
     except GiveBack as error:
         logger.warning("message given back", reason=str(error))
+        runtime.metrics.message("given_back")
         raise Reject(str(error), requeue=True) from error
     except AlreadyAccounted:
         logger.info("message was accounted for before")
+        runtime.metrics.message("repeated")
     except MemoryError:
+        runtime.metrics.message("given_back")
         raise
     except Exception as error:  # noqa: BLE001  # whatever it is, the letter says it
         # What an error says may be the document's: it goes with the dead letter only.
         logger.error("message is dead", reason=type(error).__name__)
+        runtime.metrics.message("dead")
         record_raised(runtime, task_id, error)
         raise Reject(type(error).__name__, requeue=False) from None
+    else:
+        runtime.metrics.message("done")
     finally:
         structlog.contextvars.unbind_contextvars("task_id")

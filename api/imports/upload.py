@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from api import meters
 from api.backlog import Backlog
 from api.imports.reader import Reader, Slice
 from api.intake import MESSAGE_BYTES, MESSAGE_DOCUMENTS, Intake
@@ -217,6 +218,7 @@ class Upload:
             await _patiently(partial(self._offer, message), "the broker takes no more")
         self.point = collected.point or self.point
         self._rejects += collected.rejects
+        meters.rejected("invalid", len(collected.rejects))
         self._reject_bytes += sum(len(each.original) + 100 for each in collected.rejects)
 
     async def _offer(self, message: list[Document]) -> None:

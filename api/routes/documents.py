@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import audit, body, conditional, responses
+from api import audit, body, conditional, meters, responses
 from api.auth import Reader, Writer
 from api.batch import Batch, read_batch
 from api.deps import Services, ServicesDep
@@ -165,6 +165,7 @@ async def create_documents(
     conditional.refuse(request)
     key, wanted = idempotency_key(request), preference(request)
     items, size = await read_batch(request)
+    request.state.documents = len(items)  # refused, if this fails
     batch = Batch(items, services, request.state.request_id, caller.name, key)
     if batch.errors and query.atomic:
         raise Invalid(
@@ -174,12 +175,14 @@ async def create_documents(
     if batch.accepted:
         receipt = await services.intake.accept_batch(batch.accepted, size)
         services.journal.count(caller, audit.action(request), len(batch.accepted))
+        request.state.documents = 0  # whatever else fails
         task_id = receipt.envelope.task_id
         if wanted.seconds is not None:
             letters = await services.outcomes.of_message(receipt, wanted.seconds)
     whole = query.atomic and not {Outcome.FAILED, Outcome.DEAD} & set(letters or "")
     if not whole:
         partial = batch.partial_out(task_id, letters)
+        meters.rejected("invalid", partial["refused"])
         return json_response(HTTPStatus.MULTI_STATUS, partial, wanted.headers)
     status = HTTPStatus.ACCEPTED if letters is None else HTTPStatus.OK
     return json_response(status, batch.accepted_out(task_id, letters), wanted.headers)
@@ -328,6 +331,7 @@ async def _accept(
     """Have a document published; answer at once or, if that is wanted, with what became of it."""
     receipt = await services.intake.accept(message, size)
     services.journal.count(caller, audit.action(request), 1)
+    request.state.documents = 0  # none is refused, whatever else fails
     accepted, path = responses.accepted(
         message, receipt.envelope.task_id, request.scope.get("root_path", "")
     )

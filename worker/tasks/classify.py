@@ -42,7 +42,7 @@ def classify(task: Task[Any, None], *, questions: Any) -> None:
     try:
         found = read_questions(questions)
         texts = sum(len(each["texts"]) for each in found)
-        with runtime.step("classify"):
+        with runtime.step("answer"):
             reply["answers"] = answer(runtime.model, found)
     except Unreadable as error:
         logger.error("question cannot be read", task_id=request.id, reason=str(error))

@@ -44,9 +44,14 @@ def ingest(task: Task[Any, None], *, documents: Any) -> None:
     with verdict(runtime, str(request.id)):
         envelope = Envelope.read(request.headers)
         message = _Message(envelope, read_documents(documents))
-        if (request.delivery_info or {}).get("redelivered"):
+        delivery = request.delivery_info or {}
+        if delivery.get("redelivered"):
             message.look_back(request.headers)
-        outcomes = message.ingest()
+        with runtime.metrics.stage("message"):
+            outcomes = message.ingest()
+        runtime.metrics.ingested(outcomes)
+        if not envelope.replays:  # it was accepted long ago
+            runtime.metrics.stored(message.documents, str(delivery.get("routing_key")))
         logger.info(
             "message ingested",
             producer_id=str(envelope.producer_id),
@@ -132,12 +137,15 @@ class _Message:
             if digest not in self._predictions and known.get(each["id"]) != digest
         }
         predictions = classify(runtime.model, list(wanted.values()))
+        runtime.metrics.classified(predictions)
         self._predictions.update(zip(wanted, predictions, strict=True))
 
     def _classify_one(self, document: Document) -> None:
         digest = store.hash_content(document["content"])
         if digest not in self._predictions:
-            (self._predictions[digest],) = classify(runtime.model, [document["content"]])
+            (prediction,) = classify(runtime.model, [document["content"]])
+            runtime.metrics.classified([prediction])
+            self._predictions[digest] = prediction
 
     def _store(self, known: Hashes) -> str:
         writes = [

@@ -76,7 +76,9 @@ def _reclassify(
 
 
 def _classify(contents: Mapping[str, str]) -> dict[str, Prediction]:
-    predictions = classify(runtime.model, list(contents.values()))
+    with runtime.metrics.stage("classify"):
+        predictions = classify(runtime.model, list(contents.values()))
+    runtime.metrics.classified(predictions)
     return dict(zip(contents, predictions, strict=True))
 
 
