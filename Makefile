@@ -58,7 +58,7 @@ lint: $(VENVS)/dev/ready  ## style, types and import contracts
 	$(DEV)/lint-imports
 
 servers: $(VENVS)/dev/ready
-	$(DEV)/python -m local.install rabbitmq chromium
+	$(DEV)/python -m local.install rabbitmq chromium prometheus
 
 # Two at a time, as they wait for servers most of the time; a file's tests share theirs.
 test: servers  ## tests, on a real PostgreSQL and a real RabbitMQ

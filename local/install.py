@@ -1,4 +1,4 @@
-"""Install what pip cannot: ``python -m local.install rabbitmq chromium``.
+"""Install what pip cannot: ``python -m local.install rabbitmq chromium prometheus``.
 
 Debian's packages, when missing, for root on Debian and its kin, unless ``NO_INSTALL=1``. What could
 not be installed is said with the one command that would; the exit status is 0 all the same.
@@ -26,6 +26,12 @@ def find_chromium() -> Path | None:
     return None
 
 
+def find_prometheus() -> Path | None:
+    """Return the installed Prometheus that the tests of dashboards and alerts start."""
+    found = shutil.which("promtool") and shutil.which("prometheus")
+    return Path(found) if found else None
+
+
 @dataclass(frozen=True)
 class Program:
     """Something to install: how to find it, what it is called where, and what lacks without it."""
@@ -50,6 +56,13 @@ PROGRAMS = {
         # The driver of the tests brings a Node.js that needs libatomic.
         dict.fromkeys(("dnf", "zypper", "pacman", "brew"), "chromium")
         | {"apt-get": "chromium libatomic1"},
+        "the tests that need it are skipped",
+    ),
+    "prometheus": Program(
+        "Prometheus",
+        find_prometheus,
+        dict.fromkeys(("apt-get", "pacman", "brew"), "prometheus")
+        | dict.fromkeys(("dnf", "zypper"), "golang-github-prometheus"),
         "the tests that need it are skipped",
     ),
 }

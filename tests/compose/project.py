@@ -20,7 +20,13 @@ from tests.keys import bearer
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("nginx", "api", "worker", "maintenance", "beat", "flower", "db", "rabbitmq")
-PASSWORDS = ("POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "FLOWER_PASSWORD", "SECRET_KEY")
+PASSWORDS = (
+    "POSTGRES_PASSWORD",
+    "RABBITMQ_PASSWORD",
+    "FLOWER_PASSWORD",
+    "SECRET_KEY",
+    "GRAFANA_PASSWORD",
+)
 
 # Whatever else is set where the tests run could be a setting of the containers.
 _KEPT = ("PATH", "HOME", "XDG_RUNTIME_DIR", "DOCKER_", "BUILDKIT_")

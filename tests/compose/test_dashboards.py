@@ -110,7 +110,7 @@ def test_the_documentation_shows_the_api(
 @pytest.mark.parametrize(
     "path",
     [
-        "/flower/", "/flower/tasks", "/flower/api/tasks", "/flower/broker",
+        "/flower/", "/flower/tasks", "/flower/api/tasks", "/flower/broker", "/flower/metrics",
         "/rabbitmq/api/overview", "/rabbitmq/api/queues", "/rabbitmq/api/definitions",
     ],
 )  # fmt: skip
@@ -131,6 +131,12 @@ def test_the_password_of_one_does_not_open_the_other(
     }
     for owner, login in logins.items():
         assert client.get(path, auth=login).status_code == (200 if path == owner else 401)
+
+
+def test_flowers_metrics_are_for_who_may_see_flower(stack: Project, client: httpx2.Client) -> None:
+    response = client.get("/flower/metrics", auth=("admin", stack.values["FLOWER_PASSWORD"]))
+    assert response.status_code == 200
+    assert "flower_worker_online{" in response.text
 
 
 def test_rabbitmqs_page_refuses_a_wrong_password(stack: Project, page: Page) -> None:

@@ -17,7 +17,7 @@ SETTINGS = LOCAL | {
     name.upper() for settings in (ApiSettings, WorkerSettings) for name in settings.model_fields
 }
 # Read by what `make run` starts or calls, through no settings class.
-OTHERS = {"NO_INSTALL"} | {
+OTHERS = {"NO_INSTALL", "COMPOSE_PROFILES"} | {
     # and by docker compose
     name
     for file in ("docker-compose.yml", "docker/compose.tls.yml")
