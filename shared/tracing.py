@@ -7,6 +7,7 @@ an error says never gets into a span, as it may be a document's text.
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any, Final, Self
 
 import structlog
@@ -52,9 +53,8 @@ class Tracing:
         provider: makes the spans of libraries, too.
     """
 
-    def __init__(self, provider: TracerProvider, exporter: "ToldExporter | None" = None) -> None:
+    def __init__(self, provider: TracerProvider) -> None:
         self.provider = provider
-        self._exporter = exporter
         self._tracer = provider.get_tracer("postroom")
 
     @classmethod
@@ -78,15 +78,15 @@ class Tracing:
             )
         )
         resource = Resource.create({"service.name": f"postroom-{program}"})
-        provider = TracerProvider(sampler=sampler(share), resource=resource)
+        provider = TracerProvider(sampler=sampler(share), resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(exporter))
-        return cls(provider, exporter)
+        return cls(provider)
 
     def close(self) -> None:
-        """Send what is left; takes two seconds at most while nobody takes it."""
-        if self._exporter is not None:
-            self._exporter.ending = True
-        self.provider.shutdown()
+        """Send what is left; what nobody has taken within two seconds is given up."""
+        ending = Thread(target=self.provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(_EXPORT_SECONDS)
 
     @staticmethod
     def here() -> SpanContext:
@@ -153,21 +153,14 @@ class Tracing:
 
 
 class ToldExporter(SpanExporter):
-    """Exports, and says once that it fails, and once that it succeeds again.
-
-    Attributes:
-        ending: whether to give up what nobody takes, as the process ends.
-    """
+    """Exports, and says once that it fails, and once that it succeeds again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
-        self.ending = False
         self._exporter = exporter
         self._said = Failing(logger, "traces cannot be exported", "traces are exported again")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export; whatever is wrong, nothing is raised."""
-        if self.ending and self._said.failing:
-            return SpanExportResult.FAILURE
         reason = "the collector does not take them"
         try:
             result = self._exporter.export(spans)

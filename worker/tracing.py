@@ -23,6 +23,7 @@ def trace(runtime: Runtime) -> None:
         use(runtime, tracing)
 
     @signals.worker_process_shutdown.connect(weak=False)
+    @signals.worker_shutdown.connect(weak=False)  # of a single process, which has no children
     def _end(**_: Any) -> None:
         if runtime.tracing is not None:
             runtime.tracing.close()

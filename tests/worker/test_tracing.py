@@ -26,11 +26,13 @@ from api.app import create_app
 from api.settings import ApiSettings
 from shared.db import Database
 from shared.queue import celery_app, declare
+from shared.store import documents as store
 from shared.tracing import Tracing, sampler
 from tests.shared.broker import put_raw, take_all
 from tests.shared.store.samples import document_id, open_empty
 from tests.worker.bench import body, document, headers
 from tests.worker.test_ingest import FakeModel
+from worker import verdicts
 from worker.app import app as celery
 from worker.app import runtime
 from worker.tasks.fold_ledger import fold_ledger
@@ -114,20 +116,22 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 def work(
     tracing: Tracing, task: Any, task_id: str, arguments: dict[str, Any], headers: dict[str, Any]
-) -> None:
-    """Run a task as a child does."""
+) -> object:
+    """Run a task as a child does; return what was wrong."""
     request = {**headers, "hostname": "test", "delivery_info": {"redelivered": False}}
     with working(tracing):
         done = build_tracer(task.name, task, app=celery)(task_id, [], arguments, request)
-    assert done[1] is None, done
+    return done[1]
 
 
-def work_off(settings: ApiSettings, tracing: Tracing) -> list[dict[str, Any]]:
+def work_off(
+    settings: ApiSettings, tracing: Tracing, queue: str = "ingest"
+) -> list[dict[str, Any]]:
     """Work off what waits in the broker; return the messages' headers."""
-    messages = list(take_all(settings.broker_url.get_secret_value(), "ingest"))
+    messages = list(take_all(settings.broker_url.get_secret_value(), queue))
     for message in messages:
         _, arguments, _ = orjson.loads(message.body)
-        work(tracing, ingest, message.headers["id"], arguments, message.headers)
+        assert not work(tracing, ingest, message.headers["id"], arguments, message.headers)
     return [message.headers for message in messages]
 
 
@@ -144,6 +148,14 @@ def named(spans: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
 
 def trace_ids(found: Sequence[ReadableSpan]) -> set[int]:
     return {each.context.trace_id for each in found if each.context}
+
+
+def span_ids(found: Sequence[ReadableSpan]) -> set[int]:
+    return {each.context.span_id for each in found if each.context}
+
+
+def parents(found: Sequence[ReadableSpan]) -> set[int]:
+    return {each.parent.span_id for each in found if each.parent}
 
 
 # --- One tree ------------------------------------------------------------------------------------
@@ -193,6 +205,28 @@ def test_the_trace_of_a_batch_is_one_tree(
             expected = {**TREE, batch: None, PUBLISH: batch}
             del expected[HTTP]
             assert tree(spans.get_finished_spans()) == expected
+
+    run(test())
+
+
+def test_the_trace_of_an_import_has_a_branch_for_each_message(
+    settings: ApiSettings, tracing: Tracing, spans: InMemorySpanExporter
+) -> None:
+    async def test() -> None:
+        async with api(settings, tracing) as client:
+            lines = b"".join(b'{"content": "text%d"}\n' % number for number in range(250))
+            response = await client.post(
+                "/v1/imports", content=lines, headers={"Content-Type": "application/x-ndjson"}
+            )
+            assert response.status_code == 202
+            messages = len(work_off(settings, tracing, "bulk"))
+            assert messages > 1
+            (http,) = named(spans, "POST /v1/imports")
+            branches, taken = named(spans, PUBLISH), named(spans, INGEST)
+            assert parents(branches) == span_ids([http])
+            assert parents(taken) == span_ids(branches)
+            assert len(branches) == len(taken) == messages
+            assert len(trace_ids(spans.get_finished_spans())) == 1
 
     run(test())
 
@@ -284,45 +318,72 @@ def test_of_what_is_not_recorded_no_message_says_anything(
 
 
 def test_a_worker_records_no_tick(spans: InMemorySpanExporter, database: Database) -> None:
-    work(tracing_into(spans, 0), fold_ledger, "tick", {}, {})
+    assert not work(tracing_into(spans, 0), fold_ledger, "tick", {}, {})
     assert spans.get_finished_spans() == ()
+
+
+def test_a_step_that_fails_is_named_without_its_words(
+    settings: ApiSettings,
+    tracing: Tracing,
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> str:
+        raise ValueError("private words")
+
+    monkeypatch.setattr(store, "write", fail)
+    monkeypatch.setattr(verdicts, "record_raised", lambda *_: None)
+
+    async def test() -> None:
+        async with api(settings, tracing) as client:
+            await client.post(DOCUMENTS, json={"content": "private words"})
+            (message,) = take_all(settings.broker_url.get_secret_value(), "ingest")
+            _, arguments, _ = orjson.loads(message.body)
+            assert work(tracing, ingest, message.headers["id"], arguments, message.headers)
+            (failed,) = named(spans, "store")
+            assert failed.attributes
+            assert failed.attributes["error.type"] == "ValueError"
+            (taken,) = named(spans, INGEST)
+            assert taken.attributes
+            assert taken.attributes["celery.state"] == "REJECTED"
+            assert not any("private" in each.to_json() for each in spans.get_finished_spans())
+
+    run(test())
 
 
 # --- Messages of others --------------------------------------------------------------------------
 
 SPAN = f"{0x1234:016x}"
+FINE = f"00-{1:032x}-{SPAN}-01"
+FOREIGN: list[dict[str, Any]] = [
+    {"traceparent": ""},
+    {"traceparent": "nonsense"},
+    {"traceparent": f"00-{0:032x}-{SPAN}-01"},
+    {"traceparent": f"ff-{1:032x}-{SPAN}-01"},
+    {"traceparent": 5},
+    {"traceparent": True},
+    {"traceparent": []},
+    {"traceparent": [5]},
+    {"traceparent": {"a": 1}},
+    {"traceparent": "x" * 10_000},
+    {"traceparent": FINE, "tracestate": 5},
+    {"traceparent": FINE, "tracestate": "=,=,"},
+    {"tracestate": "a=b"},
+    {"baggage": 5},
+    {"baggage": "%zz=;;,"},
+]
 
 
-@pytest.mark.parametrize(
-    "foreign",
-    [
-        {"traceparent": ""},
-        {"traceparent": "nonsense"},
-        {"traceparent": f"00-{0:032x}-{SPAN}-01"},
-        {"traceparent": f"ff-{1:032x}-{SPAN}-01"},
-        {"traceparent": 5},
-        {"traceparent": True},
-        {"traceparent": []},
-        {"traceparent": [5]},
-        {"traceparent": {"a": 1}},
-        {"traceparent": "x" * 10_000},
-        {"traceparent": f"00-{1:032x}-{SPAN}-01", "tracestate": 5},
-        {"traceparent": f"00-{1:032x}-{SPAN}-01", "tracestate": "=,=,"},
-        {"tracestate": "a=b"},
-        {"baggage": 5},
-        {"baggage": "%zz=;;,"},
-    ],
-)
 def test_whatever_a_message_says_of_its_trace_it_is_stored(
-    tracing: Tracing,
-    settings: ApiSettings,
-    database: Database,
-    foreign: dict[str, Any],
+    tracing: Tracing, settings: ApiSettings, database: Database, spans: InMemorySpanExporter
 ) -> None:
     broker_url = settings.broker_url.get_secret_value()
     with celery_app(broker_url).connection_for_write() as connection:
         declare(connection)
-    put_raw(broker_url, "ingest", body(document(document_id(1))), headers=headers(1, **foreign))
-    work_off(settings, tracing)
+    for number, foreign in enumerate(FOREIGN):
+        content = body(document(document_id(number)))
+        put_raw(broker_url, "ingest", content, headers=headers(number, **foreign))
+    assert len(work_off(settings, tracing)) == len(FOREIGN)
     with database.transaction() as session:
-        assert session.scalar(text("SELECT count(*) FROM documents")) == 1
+        assert session.scalar(text("SELECT count(*) FROM documents")) == len(FOREIGN)
+    assert len(named(spans, INGEST)) == len(FOREIGN)
