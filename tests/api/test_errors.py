@@ -103,7 +103,12 @@ def test_every_error_of_the_domain_has_a_status(get: Get) -> None:
         response = get(kind())
         assert response.status_code in {404, 412, 422, 503}
         # A backlog, or an export, takes longer to work off than a server to come back.
-        seconds = {domain.BacklogFull: "5", domain.TooManyExports: "10"}.get(kind, "1")
+        longer = {
+            domain.BacklogFull: "5",
+            domain.IssuerUnavailable: "5",
+            domain.TooManyExports: "10",
+        }
+        seconds = longer.get(kind, "1")
         expected = seconds if response.status_code in {404, 503} else None
         assert response.headers.get("Retry-After") == expected
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from api.tokens import NAME, PURPOSE, SECONDS, Tokens
 from api.verified import MAX_CHARACTERS
-from shared.access import Caller, Key, Scope
+from shared.access import Caller, Key, Limits, Scope
 from shared.secret_key import subkey
 from tests.issuer import LocalIssuer, ec_key, rsa_key, signed
 from tests.keys import SECRET_KEY, Keys, bearer
@@ -141,6 +141,15 @@ def test_callers_of_keys_and_their_tokens_are_the_same(guarded: httpx2.Client, k
         assert answer.status_code == 202, answer.text
         found.add(answer.json()["id"])
     assert len(found) == 1
+
+
+def test_tokens_share_the_limits_of_their_key(guarded: httpx2.Client, keys: Keys) -> None:
+    key_id, key = keys.make_both(Scope.DOCUMENTS_WRITE, limits=Limits(None, 100))
+    token = issued(guarded, key_id, key)
+    large = {"content": "x" * 10_000}  # what it may send in more than an hour
+    assert guarded.post("/v1/documents", json=large, headers=bearer(token)).status_code == 202
+    for credential in (key, token, issued(guarded, key_id, key)):
+        assert accept(guarded, credential).status_code == 429
 
 
 @pytest.mark.parametrize(
