@@ -1,6 +1,9 @@
 """The plainest documents take a way of their own, and nobody can tell."""
 
+import json
 import socket
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -9,7 +12,8 @@ import httpx2
 import pytest
 
 from api.shortcut import ASKING
-from tests.stack import Api
+from local.ports import LOOPBACK, free_ports
+from tests.stack import Api, running
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -75,6 +79,20 @@ def test_the_clients_request_id_is_kept(client: httpx2.Client) -> None:
     assert response.headers["X-Request-Id"] == sent
     response = send(client, PLAIN, b'{"content": "fine"}', **{"X-Request-Id": "not fine"})
     assert len(response.headers["X-Request-Id"]) == 32
+
+
+@pytest.mark.parametrize("kind", [PLAIN, USUAL])
+def test_a_refusal_is_logged_with_its_request(
+    database_url: str, tmp_path: Path, processes: ExitStack, kind: str
+) -> None:
+    nowhere = f"amqp://guest:guest@{LOOPBACK}:{free_ports(1)[0]}//"
+    api = Api(tmp_path, database_url, nowhere, LOG_LEVEL="DEBUG")
+    running(processes, api)
+    client = processes.enter_context(api.client())
+    response = send(client, kind, b'{"content": "fine"}', **{"X-Request-Id": "mine"})
+    assert response.status_code == 503
+    lines = [json.loads(line) for line in api.logged().splitlines() if "request refused" in line]
+    assert [each["request_id"] for each in lines] == ["mine"]
 
 
 def test_every_header_that_asks_for_something_takes_the_usual_way(client: httpx2.Client) -> None:

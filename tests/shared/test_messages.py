@@ -10,6 +10,7 @@ from shared.messages import (
     Envelope,
     Unreadable,
     describe,
+    origin,
     read_documents,
 )
 
@@ -119,3 +120,12 @@ def test_a_description_names_ids_and_never_contents() -> None:
 
 def test_names_are_unique() -> None:
     assert len({message.task for message in MESSAGES}) == len(MESSAGES)
+
+
+def test_a_log_line_says_where_documents_are_from() -> None:
+    mine = DOCUMENT | {"request_id": "mine"}
+    other = DOCUMENT | {"request_id": "other"}
+    assert origin([mine]) == {"document_id": DOCUMENT["id"], "request_id": "mine"}
+    assert origin([mine, mine]) == {"request_id": "mine"}
+    assert origin([mine, DOCUMENT, other, mine]) == {"request_ids": ["mine", "other"]}
+    assert origin([DOCUMENT, DOCUMENT]) == {}
