@@ -278,54 +278,83 @@ def test_a_client_that_reads_nothing_is_let_go(api: Api, client: httpx2.Client) 
         assert left(connection).count(b"HTTP/1.1 200 ") < 200
 
 
-def test_a_client_that_asks_many_times_and_leaves_is_no_error(api: Api) -> None:
-    for _ in range(20):
-        with connected(api) as connection:
-            connection.sendall(head("GET /openapi.json") * 20)
-            assert connection.recv(10)
+class _Transport(asyncio.Transport):
+    """Takes all that is written, and remembers being closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def write_eof(self) -> None: ...
+
+
+async def _never(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+def _connection(state: ServerState) -> tuple[BoundedProtocol, _Transport]:
+    """Return a new connection; call it with an event loop."""
+    connection, transport = BoundedProtocol(Config(_never, ws="none"), state, {}), _Transport()
+    connection.connection_made(transport)
+    return connection, transport
 
 
 def test_nobody_is_blamed_for_waiting_for_us() -> None:
     """As an import does while the broker takes nothing."""
 
     async def test() -> None:
-        connection = BoundedProtocol(Config(_ignore, ws="none"), ServerState(), {})
-        connection.connection_made(_Transport())
+        connection, transport = _connection(ServerState())
         connection.data_received(head(Content_Length=10 * MIB))
         connection.data_received(b"x" * MIB)
         for _ in range(100):
             connection.tick(PATIENCE, crowded=True)
-        assert _Transport.written == b""
+        assert transport.written == b""
         connection.flow.resume_reading()
         for _ in range(1 + MIB // BODY_RATE):
             connection.tick(PATIENCE, crowded=True)
-        assert b" 408 " in _Transport.written
+        assert told(transport.written)[0] == 408
 
     asyncio.run(test())
 
 
-async def _ignore(scope: Any, receive: Any, send: Any) -> None:
-    await asyncio.Event().wait()
+@pytest.mark.parametrize(("crowded", "seconds"), [(False, HEAD_SECONDS), (True, HEAD_SECONDS // 5)])
+def test_who_says_nothing_makes_room_for_others(*, crowded: bool, seconds: int) -> None:
+    async def test() -> None:
+        connection, transport = _connection(ServerState())
+        closed = []
+        for _ in range(seconds + 1):
+            connection.tick(PATIENCE, crowded=crowded)
+            closed.append(transport.closed)
+        assert closed == [False] * seconds + [True]
+        assert transport.written == b""
+
+    asyncio.run(test())
 
 
-class _Transport(asyncio.Transport):
-    """Takes all that is written."""
+def test_there_is_room_for_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        state = ServerState()
+        monkeypatch.setattr(BoundedProtocol, "room", 2)
+        assert [_connection(state)[1].closed for _ in range(3)] == [False, False, True]
 
-    written = b""
-
-    def write(self, data: Any) -> None:
-        _Transport.written += data
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def write_eof(self) -> None: ...
-    def abort(self) -> None: ...
+    asyncio.run(test())
 
 
 # --- Many clients --------------------------------------------------------------------------------
