@@ -33,6 +33,7 @@ from api.routes import (
     metrics,
     reclassifications,
     stats,
+    status,
     tokens,
 )
 from api.settings import ApiSettings
@@ -150,6 +151,7 @@ def create_app(settings: ApiSettings | None = None, tracing: "Tracing | None" = 
         reclassifications,
         history,
         stats,
+        status,
         audit,
         tokens,
     ):

@@ -6,16 +6,17 @@ accepted by the thousand and without the database; they are counted: `Journal.co
 """
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import structlog
 from fastapi import Request
 from uuid_utils.compat import uuid7
 
+from api.keyring import Run
 from shared.access import Caller
 from shared.db import Session
 from shared.errors import DatabaseUnavailable
@@ -32,13 +33,6 @@ _Who: TypeAlias = tuple[str, UUID | None, str]
 """Caller, key and action."""
 
 logger = structlog.get_logger(__name__)
-
-
-class Run(Protocol):
-    """Runs an action in a transaction; raises `DatabaseUnavailable`."""
-
-    def __call__(self, action: Callable[[Session], None], /) -> Awaitable[None]:
-        """Return when it is committed."""
 
 
 def action(request: Request) -> str:

@@ -1,5 +1,7 @@
 """The limit on what may wait to be processed: over it, nothing more is accepted."""
 
+from time import monotonic
+
 import structlog
 
 from shared.errors import BacklogFull
@@ -17,16 +19,27 @@ class Backlog:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.messages = 0
+        self._empty_at: float | None = None
 
     @property
     def full(self) -> bool:
         """Whether more wait than may."""
         return self.messages > self.limit
 
+    @property
+    def seconds_since_empty(self) -> float | None:
+        """How long ago nothing waited, None if that was never seen: what waits came after that.
+
+        A broker cannot be asked how old the first message of a quorum queue is without taking it.
+        """
+        return None if self._empty_at is None else monotonic() - self._empty_at
+
     def observe(self, messages: int) -> None:
         """Take in how many messages wait; log when that is too many, and when no longer."""
         was_full = self.full
         self.messages = messages
+        if not messages:
+            self._empty_at = monotonic()
         if self.full and not was_full:
             logger.warning("backlog is over its limit", messages=messages, limit=self.limit)
         elif was_full and not self.full:

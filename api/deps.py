@@ -26,6 +26,7 @@ from api.outcomes import Outcomes
 from api.rates import Rates
 from api.schemas.account import LedgerOut
 from api.settings import ApiSettings
+from api.status import Watch
 from api.tokens import Tokens
 from shared.account import Account
 from shared.db import Database, Session
@@ -135,6 +136,13 @@ class Services:
             settings.broker_url.get_secret_value(), settings.broker_api_url.get_secret_value()
         )
         self._evidence = Evidence(database, self._inventory)
+        self.watch = Watch(
+            self.database.run,
+            self._publisher,
+            Gauge(app),
+            {INGEST_QUEUE: self.backlog, BULK_QUEUE: self._bulk},
+            self._inventory,
+        )
         self._state_lock = asyncio.Lock()
         self._state_until = 0.0
         self._known_account: LedgerOut | None = None
@@ -217,6 +225,7 @@ class Services:
         except DatabaseUnavailable as error:
             logger.warning("the last mark cannot be written", reason=str(error))
         await self.journal.close()
+        self.watch.close()
         self._gauge.close()
         self._publisher.close()
         self.database.close()

@@ -128,10 +128,11 @@ def classify(
 
 @app.command()
 def status(url: Url = _URL, json_: AsJson = False) -> None:
-    """Show whether Postroom is ready, its account, and the imports under way."""
+    """Show whether Postroom is ready, its parts, its account, and the imports under way."""
     api = Api(url, _SECONDS)
     with one_line_errors(api):
         code, ready = api.ask("/readyz")
+        _, parts = api.ask("/v1/status")
         _, account = api.ask("/v1/ledger")
         imports = [
             each
@@ -139,7 +140,7 @@ def status(url: Url = _URL, json_: AsJson = False) -> None:
             for each in api.ask(f"/v1/imports?status={state}")[1].get("data", [])
         ]
         stats_code, stats = api.ask("/v1/stats")
-    found = {"ready": ready, "ledger": account, "imports": imports}
+    found = {"ready": ready, "status": parts, "ledger": account, "imports": imports}
     if stats_code == _STATUS_OK:
         found["stats"] = stats
     if json_:
@@ -191,6 +192,16 @@ def _print_json(found: Any) -> None:
 def _print_status(found: dict[str, Any]) -> None:
     state = ", ".join(f"{name} {value}" for name, value in found["ready"].items())
     out.print(f"ready: {state}", markup=False, highlight=False)
+    parts = {
+        name: each
+        for name, each in found["status"].items()
+        if isinstance(each, dict) and "status" in each
+    }
+    if parts:
+        table = Table("part", "status", "")
+        for name, each in parts.items():
+            table.add_row(name, each["status"], escape(each["detail"] or ""))
+        out.print(table)
     if found["ledger"]:
         table = Table("account", "documents")
         for name, value in found["ledger"].items():

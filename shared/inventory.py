@@ -8,8 +8,10 @@ import base64
 import json
 import os
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, Final, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
@@ -17,6 +19,24 @@ from shared.errors import BrokerUnavailable
 
 _SECONDS: Final = 2.0
 _HTTP_OK: Final = 200
+_NOBODY: Final = "only RabbitMQ's management API knows (BROKER_API_URL)"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Where a broker keeps its messages.
+
+    Attributes:
+        node: of RabbitMQ, or the spool's folder.
+        free: bytes.
+        limit: with less than that free, the broker takes nothing more; None if it has no limit.
+        alarm: whether it takes nothing more, of disk or memory.
+    """
+
+    node: str
+    free: int
+    limit: int | None
+    alarm: bool
 
 
 class Inventory(Protocol):
@@ -33,6 +53,14 @@ class Inventory(Protocol):
 
     def empty(self, queues: Collection[str]) -> bool:
         """Return whether none of the queues has a message, waiting or taken.
+
+        Raises:
+            BrokerUnavailable: nobody can tell.
+        """
+        ...
+
+    def disks(self) -> list[Disk]:
+        """Return the disks of the broker's nodes.
 
         Raises:
             BrokerUnavailable: nobody can tell.
@@ -60,7 +88,11 @@ class Nobody:
 
     def empty(self, queues: Collection[str]) -> bool:  # noqa: ARG002  # there is nobody to ask
         """Raise BrokerUnavailable: nobody can tell."""
-        raise BrokerUnavailable("only RabbitMQ's management API knows (BROKER_API_URL)")
+        raise BrokerUnavailable(_NOBODY)
+
+    def disks(self) -> list[Disk]:
+        """Raise BrokerUnavailable: nobody can tell."""
+        raise BrokerUnavailable(_NOBODY)
 
 
 class Folder:
@@ -82,6 +114,17 @@ class Folder:
             # Taken ones twice: a message may leave its queue, or come back to it, meanwhile.
             looks = (self._taken(queues), self._waiting(queues), self._taken(queues))
             return not any(any(True for _ in look) for look in looks)
+        except OSError as error:
+            raise BrokerUnavailable(f"the spool cannot be read: {error.strerror}") from error
+
+    def disks(self) -> list[Disk]:
+        """Return the folder's disk.
+
+        Raises:
+            BrokerUnavailable: the folder cannot be read.
+        """
+        try:
+            return [Disk("spool", disk_usage(self._root).free, None, alarm=False)]
         except OSError as error:
             raise BrokerUnavailable(f"the spool cannot be read: {error.strerror}") from error
 
@@ -111,7 +154,8 @@ class Management:
         # An empty path is the default virtual host, as kombu reads it.
         vhost = quote(unquote(broker.path[1:]) or "/", safe="")
         self._api = api
-        self._path = f"{api.path.rstrip('/')}/queues/{vhost}"
+        self._queues = f"{api.path.rstrip('/')}/queues/{vhost}"
+        self._nodes = f"{api.path.rstrip('/')}/nodes"
         user = unquote(api.username or broker.username or "guest")
         password = unquote(api.password or broker.password or "guest")
         credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -124,21 +168,36 @@ class Management:
             BrokerUnavailable: the API cannot be reached, refuses, or does not know of a queue.
         """
         try:
-            found = {each["name"]: each for each in self._ask()}
+            found = {each["name"]: each for each in self._ask(self._queues)}
             return not any(_messages(found[queue]) for queue in queues)
-        except (OSError, HTTPException, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise BrokerUnavailable(f"RabbitMQ's management API: {reason}") from error
         except (KeyError, TypeError) as error:
             raise BrokerUnavailable("RabbitMQ's management API does not know all queues") from error
 
-    def _ask(self) -> Any:
+    def disks(self) -> list[Disk]:
+        """Return the disks of the nodes that run.
+
+        Raises:
+            BrokerUnavailable: the API cannot be reached, or refuses.
+        """
+        try:
+            return [_disk(node) for node in self._ask(self._nodes) if node["running"]]
+        except (KeyError, TypeError) as error:
+            raise BrokerUnavailable("RabbitMQ's management API does not know its nodes") from error
+
+    def _ask(self, path: str) -> Any:
+        try:
+            return self._get(path)
+        except (OSError, HTTPException, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise BrokerUnavailable(f"RabbitMQ's management API: {reason}") from error
+
+    def _get(self, path: str) -> Any:
         secure = self._api.scheme == "https"
         kind = HTTPSConnection if secure else HTTPConnection
         host, port = self._api.hostname or "", self._api.port
         connection = kind(host, port or (443 if secure else 80), timeout=_SECONDS)
         try:
-            connection.request("GET", self._path, headers=self._headers)
+            connection.request("GET", path, headers=self._headers)
             answer = connection.getresponse()
             body = answer.read()
         finally:
@@ -146,6 +205,11 @@ class Management:
         if answer.status != _HTTP_OK:
             raise HTTPException(f"{answer.status} {answer.reason}")
         return json.loads(body)
+
+
+def _disk(node: dict[str, Any]) -> Disk:
+    alarm = bool(node["disk_free_alarm"] or node["mem_alarm"])
+    return Disk(node["name"], int(node["disk_free"]), int(node["disk_free_limit"]), alarm)
 
 
 def _messages(queue: dict[str, Any]) -> int:

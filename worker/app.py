@@ -21,6 +21,7 @@ from worker.dead_letters import ReadDeadLetters  # noqa: E402
 from worker.deaths import Deaths, SeenSoon  # noqa: E402
 from worker.guard import DeclareQueues, SafeRequest  # noqa: E402
 from worker.metrics_server import TellMetrics  # noqa: E402
+from worker.presence import SayPresent  # noqa: E402
 from worker.questions import AskedFirst  # noqa: E402
 from worker.runtime import Runtime  # noqa: E402
 from worker.schedule import SCHEDULE  # noqa: E402
@@ -79,6 +80,7 @@ app.steps["worker"].add(ReadDeadLetters)
 app.steps["worker"].add(AskedFirst)
 app.steps["worker"].add(SeenSoon)
 app.steps["worker"].add(TellMetrics)
+app.steps["worker"].add(SayPresent)
 _log_also: list[Processor] = []
 if settings.otel_exporter_otlp_endpoint:
     # Only who traces loads it.
@@ -90,6 +92,7 @@ if settings.otel_exporter_otlp_endpoint:
 SafeRequest.deaths = Deaths(runtime)
 ReadDeadLetters.runtime = runtime
 TellMetrics.runtime = runtime
+SayPresent.runtime = runtime
 
 
 def _program() -> str:

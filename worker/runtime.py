@@ -49,7 +49,7 @@ class Runtime:
         # For threads of the main process. A child that is forked just then inherits the locks
         # that they hold: so these are of a pool that no child ever wants.
         self.beside = self._open(
-            "postroom-worker-beside", connections=2, seconds=20, connecting=no_fork
+            "postroom-worker-beside", connections=3, seconds=20, connecting=no_fork
         )
         self._upkeep = Failing(
             logger, "upkeep waits for the database", "upkeep goes on: the database is back"

@@ -18,8 +18,9 @@ from shared.models.ledger import (
 )
 from shared.models.search import IndexedText, IndexRequest
 from shared.models.stats import Stat
+from shared.models.worker_process import WorkerProcess
 
-MIGRATION = "20261122_audit"
+MIGRATION = "20261122_workers"
 """The migration that makes the tables that these classes describe."""
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "Producer",
     "Stat",
     "VoidMessage",
+    "WorkerProcess",
 ]

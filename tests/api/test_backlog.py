@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 import pytest
@@ -101,3 +102,13 @@ def take(url: str) -> list[Any]:
         while message := channel.basic_get("ingest", no_ack=True):
             taken.append(message)
     return taken
+
+
+def test_what_waits_came_after_the_queue_was_empty() -> None:
+    backlog = Backlog(2)
+    backlog.observe(1)
+    assert backlog.seconds_since_empty is None
+    with patch("api.backlog.monotonic", side_effect=[10.0, 17.0]):
+        backlog.observe(0)
+        backlog.observe(3)
+        assert backlog.seconds_since_empty == 7

@@ -50,6 +50,7 @@ OPERATIONS = {
     ("post", "/v1/keys/{key_id}/rotate"),
     ("delete", "/v1/keys/{key_id}"),
     ("get", "/v1/audit"),
+    ("get", "/v1/status"),
     ("get", "/v1/ledger"),
     ("post", "/v1/token"),
     ("post", "/v1/documents/reclassify"),

@@ -14,7 +14,7 @@ from local.rabbitmq import RabbitMQ
 from shared.account import Account
 from shared.db import Database
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
-from shared.inventory import Inventory, inventory
+from shared.inventory import Disk, Inventory, inventory
 from shared.messages import INGEST, Envelope
 from shared.queue import QUEUES, Gauge, Publisher, celery_app, declare
 from tests.shared.broker import wait_for_depth
@@ -35,6 +35,9 @@ class FakeInventory:
         if self.away:
             raise BrokerUnavailable("away")
         return not set(queues) & set(self.queues)
+
+    def disks(self) -> list[Disk]:
+        raise BrokerUnavailable("nobody looks at them here")
 
 
 class Looker:

@@ -182,6 +182,7 @@ def test_status(api: Api) -> None:
     code, output, _ = postroom(api.url, "status")
     assert code == 0
     assert "ready: status ok" in output
+    assert "migrations" in output
     assert "in_flight" in output
 
 

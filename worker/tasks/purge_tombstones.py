@@ -7,7 +7,7 @@ import structlog
 
 from shared.db import Session
 from shared.messages import PURGE_TOMBSTONES
-from shared.store import audit, documents, message_faults, stats
+from shared.store import audit, documents, message_faults, stats, workers
 from worker.app import app, runtime
 
 _BATCH: Final = 5_000
@@ -23,6 +23,7 @@ def purge_tombstones() -> None:
         with runtime.database.transaction() as session:
             message_faults.purge(session, settings.tombstone_days)
             stats.purge(session)
+            workers.purge(session)
         _all("tombstones purged", documents.purge_tombstones, settings.tombstone_days)
         _all("audit entries purged", audit.purge, settings.audit_days)
 
