@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas.document import Content
+from api.schemas.whole import WHOLE
 
 MAX_TEXTS: Final = 256
 MAX_TOP: Final = 100
@@ -12,13 +13,8 @@ MAX_TOP: Final = 100
 _TEXT: Final = "The shuttle will launch from the Cape on Monday."
 
 
-def _whole(value: object) -> object:
-    """Return 9 for 9.0: to JSON they are the same integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 class _Options(BaseModel):
-    top: Annotated[int, BeforeValidator(_whole)] = Field(
+    top: Annotated[int, WHOLE] = Field(
         5, ge=1, le=MAX_TOP, strict=True, description="categories that `scores` names at most"
     )
     explain: bool = Field(False, strict=True, description="say which words made it so")

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from api.schemas.cursor import CursorIn
 from api.schemas.document import Key as Name
 from api.schemas.time import Time
+from api.schemas.whole import WHOLE
 from shared.access import Scope
 from shared.models import ApiKey
 
@@ -21,7 +22,7 @@ def _to_come(at: datetime) -> datetime:
     return at
 
 
-Limit = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+Limit = Annotated[int, Field(ge=1, le=2**53, strict=True), WHOLE]
 
 
 class KeyIn(BaseModel):
@@ -47,7 +48,7 @@ class RotateIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    overlap_seconds: int = Field(
+    overlap_seconds: Annotated[int, WHOLE] = Field(
         3600,
         ge=0,
         le=MAX_OVERLAP_SECONDS,

@@ -183,7 +183,7 @@ def test_a_rotated_key_stays_valid_for_a_while(
 ) -> None:
     key_id, old = keys.make_both(Scope.DOCUMENTS_READ, name="a reader")
     assert status_with(guarded, old) == 200
-    answer = admin.post(f"/v1/keys/{key_id}/rotate", json={"overlap_seconds": 3})
+    answer = admin.post(f"/v1/keys/{key_id}/rotate", json={"overlap_seconds": 3.0})
     assert answer.status_code == 201, answer.text
     new = answer.json()
     assert (new["name"], new["scopes"]) == ("a reader", ["documents:read"])
