@@ -7,7 +7,7 @@ A child that is forked meanwhile inherits no lock that it needs: children count 
 import os
 from collections.abc import Iterator
 from time import time
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import structlog
 from celery import bootsteps
@@ -16,9 +16,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shared.messages import MAINTAIN_QUEUE
 from worker.runtime import Runtime
-
-_TIMESTAMP: Final = "timestamp"
 
 logger = structlog.get_logger(__name__)
 
@@ -28,7 +27,8 @@ class _Present(Collector):
 
     def __init__(self, runtime: Runtime) -> None:
         self._children = runtime.settings.children
-        self._queues = runtime.settings.worker_queues.split(",")
+        queues = runtime.settings.worker_queues.split(",")
+        self._queues = [each for each in queues if each != MAINTAIN_QUEUE]  # ticks tell no time
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -51,7 +51,7 @@ def _oldest() -> dict[str, float]:
     oldest: dict[str, float] = {}
     for request in _held():
         queue = request.delivery_info.get("routing_key")
-        sent = (request.message.properties or {}).get(_TIMESTAMP)
+        sent = (request.message.properties or {}).get("timestamp")
         if isinstance(queue, str) and isinstance(sent, int):
             oldest[queue] = min(sent, oldest.get(queue, sent))
     return oldest

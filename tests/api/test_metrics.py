@@ -1,5 +1,7 @@
 """What the API tells Prometheus of what it did: requests, documents, messages, queues."""
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -7,9 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api.meters import OTHER
+from local.ports import LOOPBACK, free_ports
 from shared.queue import QUEUES
 from tests.api.test_shortcut import DOCUMENTS, PLAIN, USUAL
-from tests.stack import Api, poll
+from tests.stack import Api, poll, running
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -167,3 +170,41 @@ def test_each_queue_says_how_many_messages_wait(told: Told, client: httpx2.Clien
 
 def test_nothing_tells_when_it_was_made(told: Told, client: httpx2.Client) -> None:
     assert not [name for name, _ in samples(f"{client.base_url}/metrics") if "_created" in name]
+
+
+def test_what_is_sent_away_while_too_much_waits_is_counted(
+    tmp_path: Path, database_url: str, broker_url: str, processes: ExitStack
+) -> None:
+    api = Api(tmp_path, database_url, broker_url, BACKLOG_LIMIT="0")
+    running(processes, api)
+    client = processes.enter_context(api.client())
+    poll(lambda: client.get("/readyz").status_code, lambda status: status == 200, 15)
+    told = Told(f"{api.url}/metrics")
+    sent = poll(
+        lambda: client.post(DOCUMENTS, json={"content": "x"}).status_code,
+        lambda status: status == 503,
+        15,
+    )
+    assert sent == 503
+    assert told.grown("postroom_rejected_documents_total", reason="backlog_full") == 1
+    assert request(told, DOCUMENTS, "POST", "5xx") == 1
+    accepted = request(told, DOCUMENTS, "POST", "2xx")
+    assert told.grown("postroom_published_documents_total", way="upload") == accepted
+    assert told.grown("postroom_publish_failures_total") == 0
+
+
+def test_what_the_broker_does_not_confirm_is_counted(
+    tmp_path: Path, database_url: str, processes: ExitStack
+) -> None:
+    nowhere = f"amqp://nobody@{LOOPBACK}:{free_ports(1)[0]}//"
+    api = Api(tmp_path, database_url, nowhere)
+    running(processes, api)
+    client = processes.enter_context(api.client())
+    told = Told(f"{api.url}/metrics")
+    assert client.post(DOCUMENTS, json={"content": "x"}).status_code == 503
+    assert client.post(f"{DOCUMENTS}/batch", json=[{"content": "x"}] * 3).status_code == 503
+    assert told.grown("postroom_rejected_documents_total", reason="broker_unavailable") == 4
+    assert told.grown("postroom_publish_failures_total") == 2
+    assert told.grown("postroom_message_documents_count") == 0
+    assert told.value("postroom_broker_confirms") == 0
+    assert told.labels("postroom_queue_messages", "queue") == set()
