@@ -55,9 +55,16 @@ class RequestSpan:
             span.update_name(f"{scope['method']} {route}")
             span.set_attribute("http.route", route)
 
+        def say() -> None:
+            span.set_attribute("postroom.request_id", scope["state"]["request_id"])
+
         async def send_and_say(message: Message) -> None:
             if message["type"] == "http.response.start":
-                span.set_attribute("postroom.request_id", scope["state"]["request_id"])
+                say()
             await send(message)
 
-        await self._app(scope, receive, send_and_say)
+        try:
+            await self._app(scope, receive, send_and_say)
+        except Exception:
+            say()  # the answer to this is made above us
+            raise

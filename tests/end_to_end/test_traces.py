@@ -43,7 +43,8 @@ def test_the_trace_of_a_document(
         "OTEL_EXPORTER_OTLP_HEADERS": "x-token=secret%20one",
     }
     api = Api(tmp_path / "api", database_url, broker_url, **env, **EAGER)
-    worker = Worker(tmp_path / "worker", database_url, broker_url, WORKER_CONCURRENCY="1", **env)
+    env |= {"WORKER_CONCURRENCY": "1", "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    worker = Worker(tmp_path / "worker", database_url, broker_url, **env)
     running(processes, api, worker)
     client = processes.enter_context(api.client())
     poll(lambda: client.get("/readyz").status_code, lambda status: status == 200, seconds=15)
@@ -53,7 +54,8 @@ def test_the_trace_of_a_document(
     ).json()
     stored(client, accepted["id"])
     assert client.post("/v1/classify", json={"content": "a text"}).status_code == 200
-    worker.stop()  # it has sent nothing yet: it collects for five seconds
+    assert not [each for each in collector.spans if each.service == "postroom-worker"]
+    worker.stop()
     api.stop()
 
     def one(service: str, name: str) -> list[bytes]:

@@ -27,6 +27,7 @@ from api.settings import ApiSettings
 from shared.db import Database
 from shared.queue import celery_app, declare
 from shared.store import documents as store
+from shared.store import ledger
 from shared.tracing import Tracing, sampler
 from tests.shared.broker import put_raw, take_all
 from tests.shared.store.samples import document_id, open_empty
@@ -347,6 +348,30 @@ def test_a_step_that_fails_is_named_without_its_words(
             assert taken.attributes
             assert taken.attributes["celery.state"] == "REJECTED"
             assert not any("private" in each.to_json() for each in spans.get_finished_spans())
+
+    run(test())
+
+
+def test_a_request_that_fails_is_found_by_its_id(
+    settings: ApiSettings,
+    tracing: Tracing,
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("private words")
+
+    monkeypatch.setattr(ledger, "totals", fail)
+
+    async def test() -> None:
+        async with api(settings, tracing) as client:
+            with pytest.raises(ValueError, match="private"):
+                await client.get("/v1/ledger", headers={"X-Request-Id": "mine"})
+            (failed,) = spans.get_finished_spans()
+            assert failed.attributes
+            assert failed.attributes["postroom.request_id"] == "mine"
+            assert failed.attributes["error.type"] == "ValueError"
+            assert "private" not in failed.to_json()
 
     run(test())
 
