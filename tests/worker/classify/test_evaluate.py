@@ -69,6 +69,14 @@ def test_bad_input_is_one_clear_line(
     assert second.endswith("manifest.json: No such file or directory")
 
 
+def test_a_model_that_nobody_vouches_for_is_not_loaded(
+    directory: Path, ndjson: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([str(directory), "--data", str(ndjson(*rows(1)))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "manifest.json: its SHA-256 is not the one to trust" in line
+
+
 @pytest.mark.parametrize("arguments", [["m"], ["m", "--data", "d.csv", "--stripped"]])
 def test_wrong_arguments_end_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
