@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def seen(
         for round_ in range(2):  # what comes into being between two looks has not grown yet
             work(client)
             settled(client, 26 * (round_ + 1))
-            times = f"max(postroom_accepted_documents_total) == {26 * (round_ + 1)}"
-            poll(lambda query=times: prometheus.value(query), bool, 20)  # type: ignore[misc]
+            shown = f"max(postroom_accepted_documents_total) == {26 * (round_ + 1)}"
+            poll(partial(prometheus.value, shown), bool, 20)
         yield Seen(prometheus, api, worker, client)
 
 
@@ -100,7 +101,9 @@ def test_the_figures_are_those_of_the_account(seen: Seen) -> None:
         "max(postroom_accepted_documents_total)",
         "sum(postroom_message_documents_sum)",
     ):
-        assert seen.prometheus.value(query) == [account["accepted"]], query
+        # Prometheus asks each program at a moment of its own.
+        shows = partial(seen.prometheus.value, query)
+        poll(shows, lambda found: found == [account["accepted"]], 20)
     assert seen.prometheus.value("sum(postroom_rejected_documents_total)") == [2]
     assert seen.prometheus.value("max(postroom_unaccounted_documents)") == [0]
 
