@@ -21,7 +21,7 @@ from shared.access import Caller
 from shared.db import Session
 from shared.errors import DatabaseUnavailable
 from shared.store import audit as store
-from shared.store.audit import Entry, Kind
+from shared.store.audit import Entry, ObjectKind
 
 _WINDOW: Final = timedelta(minutes=1)
 _MOST_LATE: Final = 10_000
@@ -44,7 +44,7 @@ def action(request: Request) -> str:
 def entry(
     request: Request,
     caller: Caller,
-    kind: Kind,
+    kind: ObjectKind,
     object_id: UUID | None = None,
     *,
     details: Mapping[str, Any] | None = None,
@@ -75,7 +75,7 @@ def record(
     session: Session,
     request: Request,
     caller: Caller,
-    kind: Kind,
+    kind: ObjectKind,
     object_id: UUID | None = None,
     *,
     details: Mapping[str, Any] | None = None,
@@ -100,7 +100,7 @@ class _Window:
             action=operation,
             caller=name or None,
             key_id=key_id,
-            object_kind=Kind.DOCUMENT,
+            object_kind=ObjectKind.DOCUMENT,
             details={
                 "requests": self.requests,
                 "documents": self.documents,

@@ -16,7 +16,7 @@ from shared.models import ApiKey
 from shared.settings import DatabaseSettings, load
 from shared.store import audit
 from shared.store import keys as store
-from shared.store.audit import Entry, Kind
+from shared.store.audit import Entry, ObjectKind
 from shared.store.keys import Wanted
 
 _MOST: int = 1_000
@@ -80,7 +80,7 @@ def _revoke(session: Session, options: argparse.Namespace) -> int:
 def _record(session: Session, action: str, row: ApiKey) -> None:
     """Write down what was done here, under the name that it has over HTTP."""
     details = {"name": row.name, "scopes": row.scopes, "command": "python -m api.keys"}
-    entry = Entry(action=action, object_kind=Kind.KEY, object_id=row.id, details=details)
+    entry = Entry(action=action, object_kind=ObjectKind.KEY, object_id=row.id, details=details)
     audit.record(session, entry)
 
 

@@ -18,7 +18,7 @@ from api.schemas.status import (
     MigrationsOut,
     QueueOut,
     QueuesOut,
-    SearchOut,
+    SearchLagOut,
     StatusOut,
     VersionsOut,
     WorkerOut,
@@ -214,10 +214,10 @@ def _workers(work: _Work | _WhyNot) -> WorkersOut:
     return WorkersOut(status="ok", data=data)
 
 
-def _search(work: _Work | _WhyNot) -> SearchOut:
+def _search(work: _Work | _WhyNot) -> SearchLagOut:
     if isinstance(work, _WhyNot):
-        return SearchOut(status="unknown", detail=work.reason)
-    return SearchOut(status="ok", waiting=work.waiting, lag_seconds=round(work.lag_seconds, 1))
+        return SearchLagOut(status="unknown", detail=work.reason)
+    return SearchLagOut(status="ok", waiting=work.waiting, lag_seconds=round(work.lag_seconds, 1))
 
 
 def _disk(facts: Server | _WhyNot, disks: list[Disk] | _WhyNot) -> DisksOut:

@@ -38,7 +38,7 @@ from shared.dead import Dead, Reason
 from shared.messages import Document
 from shared.revision import DAY, EPOCH, microseconds_now
 from shared.store import dead_letters as store
-from shared.store.audit import Kind
+from shared.store.audit import ObjectKind
 from shared.store.dead_letters import Kept
 from shared.store.page import Cursor
 
@@ -172,7 +172,7 @@ async def replay_dead_letters(
                 "letters": replay.letters,
                 "documents": replay.documents,
             }
-            made = audit.entry(request, caller, Kind.DEAD_LETTER, details=details)
+            made = audit.entry(request, caller, ObjectKind.DEAD_LETTER, details=details)
             await services.journal.write(made if done else replace(made, outcome=None))
     if asked.rate and has_more:
         response.headers["Retry-After"] = str(math.ceil(replay.documents / asked.rate))
@@ -211,7 +211,7 @@ async def replay_dead_letter(
         hint = "; to replay it all the same, say restamp=true" * (error.reason is Reason.TOO_OLD)
         raise Conflict(f"It would only be dead again: {error.error}{hint}.") from error
     details = {"task_id": replayed.task_id, "restamp": query.restamp}
-    made = audit.entry(request, caller, Kind.DEAD_LETTER, letter_id, details=details)
+    made = audit.entry(request, caller, ObjectKind.DEAD_LETTER, letter_id, details=details)
     await services.journal.write(made)
     return replayed
 
@@ -229,7 +229,7 @@ async def delete_dead_letter(
 
     def delete(session: Session) -> None:
         if store.remove(session, letter_id) is not None:
-            audit.record(session, request, caller, Kind.DEAD_LETTER, letter_id)
+            audit.record(session, request, caller, ObjectKind.DEAD_LETTER, letter_id)
 
     await services.database.run(delete)
     return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -252,7 +252,7 @@ async def delete_dead_letters(
         deleted = store.remove_all(session, where, _CALL_DELETES)
         if deleted:
             details = {**_told(where), "letters": deleted}
-            audit.record(session, request, caller, Kind.DEAD_LETTER, details=details)
+            audit.record(session, request, caller, ObjectKind.DEAD_LETTER, details=details)
         return deleted
 
     deleted = await services.database.run(delete)

@@ -40,7 +40,7 @@ from shared.errors import (
 from shared.messages import Document
 from shared.models import Document as Row
 from shared.store import documents as store
-from shared.store.audit import Kind
+from shared.store.audit import ObjectKind
 from shared.store.documents import MetadataTooLarge
 
 router = APIRouter(prefix=responses.DOCUMENTS, tags=["documents"])
@@ -268,7 +268,9 @@ async def update_document(
         row = store.patch(session, document_id, operation, now, if_match, request_id=request_id)
         if row is not None:
             details = {"fields": sorted(patch.model_fields_set)}
-            audit.record(session, request, caller, Kind.DOCUMENT, document_id, details=details)
+            audit.record(
+                session, request, caller, ObjectKind.DOCUMENT, document_id, details=details
+            )
         return row
 
     try:
@@ -300,7 +302,7 @@ async def delete_document(
 
     def delete(session: Session) -> int:
         revision = store.delete(session, document_id, now, if_match, request_id=request_id)
-        audit.record(session, request, caller, Kind.DOCUMENT, document_id)
+        audit.record(session, request, caller, ObjectKind.DOCUMENT, document_id)
         return revision
 
     revision = await services.database.run(delete)

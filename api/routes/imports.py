@@ -28,7 +28,7 @@ from api.schemas.problem import FieldError
 from shared.db import Session
 from shared.models import Import, ImportReject
 from shared.store import imports as store
-from shared.store.audit import Kind
+from shared.store.audit import ObjectKind
 
 router = APIRouter(prefix="/v1/imports", tags=["imports"])
 
@@ -180,7 +180,7 @@ async def create_import(request: Request, services: ServicesDep, caller: Writer)
         length=_length(request),
         request_id=request.state.request_id,
         # Written when the upload begins; what it will be answered is not known by then.
-        entry=replace(audit.entry(request, caller, Kind.IMPORT), outcome=None),
+        entry=replace(audit.entry(request, caller, ObjectKind.IMPORT), outcome=None),
     )
     import_id = await services.imports.receive(asked, request.stream())
     found = await _find(services, import_id)
@@ -256,7 +256,7 @@ async def cancel_import(
     def cancel(session: Session) -> Import | None:
         row = store.cancel(session, import_id)
         if row is not None and row.status == store.Status.CANCELLED:
-            audit.record(session, request, caller, Kind.IMPORT, import_id)
+            audit.record(session, request, caller, ObjectKind.IMPORT, import_id)
         return row
 
     row = await services.database.run(cancel)

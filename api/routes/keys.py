@@ -18,7 +18,7 @@ from api.validation import ModelT, required
 from shared.access import Limits, Secret
 from shared.db import Session
 from shared.store import keys as store
-from shared.store.audit import Kind
+from shared.store.audit import ObjectKind
 from shared.store.keys import Wanted
 from shared.store.page import Cursor
 
@@ -49,7 +49,7 @@ async def create_key(
     def create(session: Session) -> NewKeyOut:
         row = store.create(session, asked, secret)
         details = {"name": row.name, "scopes": row.scopes}
-        audit.record(session, request, caller, Kind.KEY, row.id, details=details)
+        audit.record(session, request, caller, ObjectKind.KEY, row.id, details=details)
         return NewKeyOut.of(row, key=secret.value)
 
     made = await services.database.run(create)
@@ -96,7 +96,7 @@ async def rotate_key(
         if row is None:
             return None
         details = {"new_id": str(row.id)}
-        audit.record(session, request, caller, Kind.KEY, key_id, details=details)
+        audit.record(session, request, caller, ObjectKind.KEY, key_id, details=details)
         return NewKeyOut.of(row, key=secret.value)
 
     made = await services.database.run(rotate)
@@ -116,7 +116,7 @@ async def revoke_key(
         row = store.revoke(session, key_id)
         if row is None:
             return None
-        audit.record(session, request, caller, Kind.KEY, key_id)
+        audit.record(session, request, caller, ObjectKind.KEY, key_id)
         return KeyOut.of(row)
 
     revoked = await services.database.run(revoke)

@@ -17,7 +17,7 @@ from api.validation import required
 from shared.errors import BacklogFull, BrokerUnavailable, DocumentNotFound
 from shared.messages import Classified
 from shared.store import documents as store
-from shared.store.audit import Kind
+from shared.store.audit import ObjectKind
 from shared.store.listings import Filter, Listing, Reclassified, to_reclassify
 
 router = APIRouter(prefix="/v1/documents", tags=["documents"])
@@ -71,7 +71,7 @@ async def reclassify_documents(
     if queued:
         filters = asked.model_dump(mode="json", exclude={"cursor"})
         details = filters | {"documents": len(queued)}
-        made = audit.entry(request, caller, Kind.DOCUMENT, details=details)
+        made = audit.entry(request, caller, ObjectKind.DOCUMENT, details=details)
         await services.journal.write(made)
     next_cursor = listing.cursor(queued[-1]).encode() if has_more else None
     return ReclassifyOut(
@@ -97,7 +97,7 @@ async def reclassify_document(
     item: Classified = {"id": str(document_id), "content_revision": revision}
     envelope = await services.intake.reclassify([item])
     details = {"task_id": envelope.task_id}
-    made = audit.entry(request, caller, Kind.DOCUMENT, document_id, details=details)
+    made = audit.entry(request, caller, ObjectKind.DOCUMENT, document_id, details=details)
     await services.journal.write(made)
     return ReclassifiedOut(id=document_id, task_id=envelope.task_id, status="accepted")
 

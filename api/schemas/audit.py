@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas.cursor import CursorIn
 from shared.models import AuditEntry
-from shared.store.audit import Kind
+from shared.store.audit import ObjectKind
 
 
 class AuditOut(BaseModel):
@@ -22,7 +22,7 @@ class AuditOut(BaseModel):
     )
     key_id: UUID | None = Field(description="the key that they have shown")
     action: str = Field(description="the operation's id in this schema", examples=["revokeKey"])
-    object_kind: Kind | None
+    object_kind: ObjectKind | None
     object_id: UUID | None = Field(description="null where it was many; `details` tell which")
     request_id: str | None = Field(
         description="null where it was many", examples=["0198f3c27a3b7cc2a1f04d3f0c2f6b11"]

@@ -85,7 +85,7 @@ class WorkersOut(PartOut):
     data: list[WorkerOut] = []
 
 
-class SearchOut(PartOut):
+class SearchLagOut(PartOut):
     """How far the full-text search is behind."""
 
     waiting: int | None = Field(None, description="documents to be indexed", examples=[0])
@@ -128,6 +128,6 @@ class StatusOut(BaseModel):
     broker: BrokerOut
     queues: QueuesOut
     workers: WorkersOut
-    search: SearchOut
+    search: SearchLagOut
     disk: DisksOut
     versions: VersionsOut

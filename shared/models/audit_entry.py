@@ -19,7 +19,7 @@ class AuditEntry(Base):
         caller: their name; null where nobody is asked who they are, and for commands on the server.
         key_id: the key that they showed.
         action: the operation's id in the API's schema.
-        object_kind: see `shared.store.audit.Kind`.
+        object_kind: see `shared.store.audit.ObjectKind`.
         object_id: what was changed; null where it was many, `details` tell which.
         request_id: null where it was many.
         address: where the request came from.

@@ -16,7 +16,7 @@ from shared.models import AuditEntry
 from shared.store.page import Cursor
 
 
-class Kind(StrEnum):
+class ObjectKind(StrEnum):
     """What can be changed."""
 
     DEAD_LETTER = "dead_letter"
@@ -32,7 +32,7 @@ class Entry:
     action: str
     caller: str | None = None
     key_id: UUID | None = None
-    object_kind: Kind | None = None
+    object_kind: ObjectKind | None = None
     object_id: UUID | None = None
     request_id: str | None = None
     address: str | None = None

@@ -210,13 +210,16 @@ def test_what_was_there_at_the_start_is_there_once(
 @contextlib.contextmanager
 def writers(database: Database, ids: Sequence[str]) -> Iterator[None]:
     done = Event()
+    changed, deleted = ids[::2], ids[1::2]  # what is deleted does not come back
 
     def write(seed: int) -> int:
         random, own, number = Random(seed), Sender(database), 10_000 * (seed + 1)
         while not done.is_set():
             number += 1
-            own.send(put(document_id(number), number, "new"), put(random.choice(ids), number, "c"))
-            own.delete(random.choice(ids), number + 1)
+            own.send(
+                put(document_id(number), number, "new"), put(random.choice(changed), number, "c")
+            )
+            own.delete(random.choice(deleted), number + 1)
         return number % 10_000
 
     with ThreadPoolExecutor(3) as threads:

@@ -79,7 +79,7 @@ def test_the_trace_of_a_document(
         "POST /v1/classify",
         "publish texts.classify",
         "run/texts.classify",
-        "classify",
+        "answer",
     }
     assert {each.name for each in collector.spans if not each.parent} <= {
         "POST /v1/documents",

@@ -88,7 +88,7 @@ def site(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     mortal_postgres: Postgres,
-    mortal_rabbitmq: RabbitMQ,
+    own_rabbitmq: RabbitMQ,
 ) -> Iterator[Site]:
     """An empty site: the case adds the programs."""
     name = fresh_name(request)
@@ -98,7 +98,7 @@ def site(
             stack,
             tmp_path,
             mortal_postgres,
-            mortal_rabbitmq,
+            own_rabbitmq,
             database=name,
             vhost=name,
             without=request.config.getoption("--without", default=[]),

@@ -26,8 +26,8 @@ LONGEST = 2.5
 
 
 @pytest.fixture
-def broker(mortal_rabbitmq: RabbitMQ) -> RabbitMQ:
-    return mortal_rabbitmq
+def broker(own_rabbitmq: RabbitMQ) -> RabbitMQ:
+    return own_rabbitmq
 
 
 class Hammer:
