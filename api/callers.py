@@ -2,17 +2,23 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from api.issuer import Issuer
 from api.keyring import Keyring
 from api.tokens import Grant, Issued, Tokens
 from shared.access import START, Caller, Key, Scope, digest
+
+if TYPE_CHECKING:
+    from api.issuer import Issuer
+
+ISSUER_SECONDS: Final = 300.0
+"""How often an issuer's keys are fetched anew: one that it has withdrawn is believed no longer."""
 
 
 class Callers:
     """Knows callers; for use on one event loop."""
 
-    def __init__(self, keyring: Keyring, tokens: Tokens, issuer: Issuer | None = None) -> None:
+    def __init__(self, keyring: Keyring, tokens: Tokens, issuer: "Issuer | None" = None) -> None:
         self._keyring = keyring
         self._tokens = tokens
         self._issuer = issuer

@@ -13,13 +13,12 @@ from uuid_utils.compat import uuid7
 from api.audit import Journal
 from api.auth import Gate
 from api.backlog import Backlog
-from api.callers import Callers
+from api.callers import ISSUER_SECONDS, Callers
 from api.classifier import Classifier
 from api.evidence import Evidence
 from api.exports import Exports
 from api.imports.importer import Importer
 from api.intake import Intake
-from api.issuer import REFRESH_SECONDS, Issuer, Trusted
 from api.keyring import Keyring, Run
 from api.metrics import State
 from api.outcomes import Outcomes
@@ -39,6 +38,7 @@ from shared.revision import Clock
 from shared.store import ledger
 
 if TYPE_CHECKING:
+    from api.issuer import Issuer
     from shared.tracing import Tracing
 
 ResultT = TypeVar("ResultT")
@@ -236,7 +236,7 @@ class Services:
         if self.callers is not None:
             yield _repeat(self.callers.refresh)
             yield _repeat(self._rates.refresh)
-            yield _repeat(self.callers.refresh_issuer, REFRESH_SECONDS)
+            yield _repeat(self.callers.refresh_issuer, ISSUER_SECONDS)
 
     async def _declare_queues(self) -> None:
         """Declare the queues, at start and again after a publish has failed."""
@@ -275,12 +275,16 @@ def _callers(settings: ApiSettings, run: Run) -> Callers | None:
     if not settings.asks_for_keys:
         return None
     secrets = [settings.secret_key, settings.secret_key_old]
-    issuer = Trusted(settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url)
-    return Callers(
-        Keyring(run),
-        Tokens([each for each in secrets if each.get_secret_value()]),
-        Issuer(issuer) if issuer.issuer else None,
-    )
+    tokens = Tokens([each for each in secrets if each.get_secret_value()])
+    return Callers(Keyring(run), tokens, _issuer(settings))
+
+
+def _issuer(settings: ApiSettings) -> "Issuer | None":
+    if not settings.oidc_issuer:
+        return None
+    from api.issuer import Issuer, Trusted  # noqa: PLC0415  # only who has one loads what it needs
+
+    return Issuer(Trusted(settings.oidc_issuer, settings.oidc_audience, settings.oidc_jwks_url))
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], seconds: float = _EVERY_SECONDS) -> None:

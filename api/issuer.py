@@ -21,18 +21,16 @@ import jwt
 from typing_extensions import override
 
 from api.settings import on_loopback
-from api.verified import MAX_CHARACTERS, NO_TOKEN, Verified
+from api.verified import MAX_CHARACTERS, UNREADABLE, Verified
 from shared.access import Caller, scopes
 from shared.errors import IssuerUnavailable
-
-REFRESH_SECONDS: Final = 300.0
-"""How often the keys are fetched anew: one that the issuer has withdrawn is believed no longer."""
 
 AGAIN_SECONDS: Final = 30.0
 """How long after a try the next one may be, whatever keys tokens name: anybody can make them up."""
 
 ALGORITHMS: Final = ("RS256", "ES256")
 
+_NO_TOKEN: Final = (jwt.PyJWTError, *UNREADABLE)
 _FETCH_SECONDS: Final = 4.0
 _MOST_BYTES: Final = 1 << 20
 _FEWEST_RSA_BITS: Final = 2_048
@@ -103,7 +101,7 @@ class Issuer:
             return None
         try:
             header = jwt.get_unverified_header(token)
-        except NO_TOKEN:
+        except _NO_TOKEN:
             return None
         if header.get("alg") not in ALGORITHMS:
             return None
@@ -126,7 +124,7 @@ class Issuer:
             async with asyncio.timeout(_FETCH_SECONDS):
                 found = await asyncio.to_thread(self._download)
             self._keys = dict(_usable(found))
-        except (OSError, HTTPException, *NO_TOKEN) as error:
+        except (OSError, HTTPException, *_NO_TOKEN) as error:
             self._failure = f"{type(error).__name__}: {error}"
             raise IssuerUnavailable(self._failure) from error
         self._verified.clear()
@@ -153,7 +151,7 @@ class Issuer:
                 leeway=_SKEW_SECONDS,
                 options={"require": ["iss", "aud", "sub", "exp"]},
             )
-        except NO_TOKEN:
+        except _NO_TOKEN:
             return None
         name = claims["sub"]
         return claims if len(name) <= _MOST_NAME and name.isprintable() and name else None

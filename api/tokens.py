@@ -8,10 +8,9 @@ from time import time
 from typing import Any, Final
 from uuid import UUID
 
-import jwt
 from pydantic import SecretStr
 
-from api.verified import MAX_CHARACTERS, NO_TOKEN, Verified
+from api.verified import MAX_CHARACTERS, UNREADABLE, Verified
 from shared.access import Key, Scope, scopes
 from shared.secret_key import subkey
 
@@ -76,6 +75,8 @@ class Tokens:
             "exp": end,
             "jti": token_hex(16),
         }
+        import jwt  # noqa: PLC0415  # it brings 10 MB along: only who has to do with tokens loads it
+
         return Issued(jwt.encode(claims, self._keys[0], ALGORITHM), end - now)
 
     def read(self, token: str) -> Grant | None:
@@ -92,6 +93,8 @@ class Tokens:
 
 def _claims(token: str, key: bytes) -> dict[str, Any] | None:
     """Return what a token claims, if it is signed with `key`, and valid."""
+    import jwt  # noqa: PLC0415  # see above
+
     try:
         return jwt.decode(
             token,
@@ -102,5 +105,5 @@ def _claims(token: str, key: bytes) -> dict[str, Any] | None:
             # Another process has issued it, perhaps, whose clock is a moment ahead of ours.
             options={"require": list(_CLAIMS), "verify_iat": False},
         )
-    except NO_TOKEN:
+    except (jwt.PyJWTError, *UNREADABLE):
         return None

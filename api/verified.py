@@ -4,15 +4,13 @@ from collections.abc import Callable
 from time import time
 from typing import Final, Generic, TypeVar
 
-import jwt
-
 from shared.access import digest
 
 MAX_CHARACTERS: Final = 8_192
 """What is longer is no token: nobody shall have us parse it."""
 
-NO_TOKEN: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
-"""What the library raises for what is no valid token: JSON is nested, claims are anything."""
+UNREADABLE: Final = (ValueError, TypeError, OverflowError, RecursionError)
+"""What PyJWT raises beside its own errors: JSON is nested, claims are anything."""
 
 _MOST: Final = 10_000
 
