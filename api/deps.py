@@ -140,7 +140,7 @@ class Services:
             self.database.run,
             self._publisher,
             Gauge(app),
-            {INGEST_QUEUE: self.backlog, BULK_QUEUE: self._bulk},
+            self._backlogs,
             self._inventory,
         )
         self._state_lock = asyncio.Lock()
