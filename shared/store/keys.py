@@ -10,7 +10,7 @@ from sqlalchemy import func, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from shared.access import Caller, Handle, Key, Limits, Scope, Secret
+from shared.access import Caller, Handle, Key, Limits, Scope, Secret, scopes
 from shared.models import ApiKey
 from shared.store.page import Cursor
 
@@ -76,9 +76,8 @@ def rotate(session: Session, key_id: UUID, secret: Secret, overlap: timedelta) -
     old = session.scalar(select(ApiKey).where(ApiKey.id == key_id, _valid()).with_for_update())
     if old is None:
         return None
-    scopes = [Scope(each) for each in old.scopes]
     limits = Limits(old.requests_per_minute, old.bytes_per_minute)
-    new = create(session, Wanted(old.name, scopes, old.expires_at, limits), secret)
+    new = create(session, Wanted(old.name, scopes(old.scopes), old.expires_at, limits), secret)
     end = func.clock_timestamp() + overlap
     first = func.least(func.coalesce(ApiKey.expires_at, end), end)
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(expires_at=first))
@@ -129,8 +128,7 @@ def _valid() -> Any:
 
 
 def _key(row: Any) -> Key:
-    known = {each.value for each in Scope}  # one that a newer release has made is none of ours
-    scopes = frozenset(Scope(each) for each in row.scopes if each in known)
     limits = Limits(row.requests_per_minute, row.bytes_per_minute)
-    caller = Caller(row.name, scopes, row.id, None if limits == NO_LIMITS else limits)
+    # A scope that a newer release has made is none of ours.
+    caller = Caller(row.name, scopes(row.scopes), row.id, None if limits == NO_LIMITS else limits)
     return Key(row.id, caller, row.expires_at)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,8 @@ from local.ports import free_ports
 from local.postgres import DATABASE, Postgres
 from shared.access import Caller, Key, Scope, Secret
 from shared.errors import DatabaseUnavailable
+from shared.store import keys as store
+from shared.store.keys import Wanted
 from tests.conftest import migrate
 from tests.keys import SECRET_KEY, Keys, bearer
 from tests.stack import ROOT, Api, poll, running
@@ -360,3 +363,17 @@ def test_keys_are_asked_for_beyond_loopback(auth: Any, host: str, *, asks: bool)
         secret_key=SECRET_KEY,
     )
     assert settings.asks_for_keys is asks
+
+
+def test_a_scope_of_a_newer_release_is_none_of_ours(keys: Keys) -> None:
+    secret, new = Secret.new(), Secret.new()
+    wanted = Wanted("somebody", [Scope.CLASSIFY, "of:tomorrow"])  # type: ignore[list-item]
+    with keys.database.transaction() as session:
+        old = store.create(session, wanted, secret)
+        assert "of:tomorrow" in old.scopes
+        rotated = store.rotate(session, old.id, new, timedelta(hours=1))
+        assert rotated
+        for each in (secret, new):
+            key = store.find(session, each.digest)
+            assert key
+            assert key.caller.scopes == {Scope.CLASSIFY}
