@@ -194,10 +194,23 @@ def test_a_worker_consumes_the_queues_that_it_is_told(
 
 def test_a_worker_tells_its_state_when_flower_asks(bench: Bench) -> None:
     """Its connection's options hold a function, which is no JSON."""
-    stats = bench.app.control.inspect(timeout=5).stats()
-    assert stats
-    (found,) = stats.values()
+    inspect = bench.app.control.inspect(timeout=2)
+    (found,) = poll(lambda: list((inspect.stats() or {}).values()), bool, 30)
     assert found["pool"]["max-concurrency"] == 2
+
+
+def test_a_worker_does_not_show_the_documents_that_it_works_on(bench: Bench) -> None:
+    """Celery's main process would decode them to tell them, and to send them to a child twice."""
+    before = bench.processed()
+    with bench.database.transaction() as session:
+        session.execute(text("LOCK TABLE documents"))
+        envelope = bench.send(document(document_id(200), "for nobody else"))
+        inspect = bench.app.control.inspect(timeout=2)
+        (working,) = poll(lambda: [*filter(None, (inspect.active() or {}).values())], bool, 30)
+    assert [(each["id"], each["args"], each["kwargs"]) for each in working] == [
+        (envelope.task_id, [], {})
+    ]
+    bench.wait_for(before + 1)
 
 
 def test_a_message_fits_into_a_childs_pipe(bench: Bench) -> None:
