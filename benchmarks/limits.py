@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from statistics import mean
 from typing import Final
 from uuid import uuid4
@@ -29,12 +30,12 @@ from shared.queue import celery_app
 from shared.store import documents as store
 from shared.store.documents import Write
 from worker.classify.artefact import DEFAULT, read
+from worker.classify.halving import classify
 
 MESSAGE: Final = 100
 """Documents of a message."""
 
 _SECONDS: Final = 2.0
-_MESSAGES: Final = 20
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,26 @@ def parse(contents: Sequence[str], batch: int) -> Stage:
 
 def _together(work: Callable[..., Iterator[int]], processes: int, *args: object) -> Stage:
     """Return what each process does in a second, summed, while all of them do it."""
-    start = time.time() + 3  # by then all are ready: they import and prepare meanwhile
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        working = [pool.submit(_alone, work, start, args) for _ in range(processes)]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _meet, (context.Barrier(processes),)) as pool:
+        working = [pool.submit(_alone, work, args) for _ in range(processes)]
         stages = [each.result() for each in working]
     return Stage(sum(each.rate for each in stages), mean(each.cpu_ms for each in stages))
 
 
-def _alone(work: Callable[..., Iterator[int]], start: float, args: tuple[object, ...]) -> Stage:
+_all_ready: Barrier
+"""Of each of these processes."""
+
+
+def _meet(barrier: Barrier) -> None:
+    global _all_ready  # noqa: PLW0603  # a barrier can be inherited only, not sent
+    _all_ready = barrier
+
+
+def _alone(work: Callable[..., Iterator[int]], args: tuple[object, ...]) -> Stage:
     steps = work(*args)
     next(steps)  # once, before time counts
-    time.sleep(max(0.0, start - time.time()))
+    _all_ready.wait()
     done, begin, cpu = 0, time.perf_counter(), time.process_time()
     while (seconds := time.perf_counter() - begin) < _SECONDS:
         done += next(steps)
@@ -85,9 +95,10 @@ def _alone(work: Callable[..., Iterator[int]], start: float, args: tuple[object,
 
 
 def _messages(contents: Sequence[str]) -> Iterator[list[str]]:
-    """Yield messages without end, the same after a while."""
+    """Yield messages without end, of all texts, as the pipe gets them."""
     texts = cycle(contents)
-    return cycle([list(islice(texts, MESSAGE)) for _ in range(_MESSAGES)])
+    while True:
+        yield list(islice(texts, MESSAGE))
 
 
 def _predict(contents: Sequence[str]) -> Iterator[int]:
@@ -101,7 +112,7 @@ def _decode(contents: Sequence[str]) -> Iterator[int]:
     celery_app("memory://")  # registers how messages are written and read
     bodies = [
         orjson.dumps([[], {"documents": _documents(texts)}, {}])
-        for texts in islice(_messages(contents), _MESSAGES)
+        for texts in islice(_messages(contents), len(contents) // MESSAGE)
     ]
     for body in cycle(bodies):
         _, arguments, _ = loads(body, "application/json", "utf-8", force=True)
@@ -117,12 +128,13 @@ def _store(contents: Sequence[str], database_url: str) -> Iterator[int]:
         pre_ping=False,
     )
     account = Account(uuid4())
-    prediction = Prediction("sci.space", 0.75, "limit")
+    predictions = dict(zip(contents, classify(read(DEFAULT), contents), strict=True))
     for texts in _messages(contents):
         documents = _documents(texts)
         envelope: Envelope = account.number(len(documents))
+        writes = [_write(each, predictions[each["content"]]) for each in documents]
         with database.transaction() as session:
-            store.write(session, envelope, [_write(each, prediction) for each in documents], ())
+            store.write(session, envelope, writes, ())
         yield len(documents)
 
 
