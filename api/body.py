@@ -8,6 +8,7 @@ import gc
 import json
 import zlib
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from typing import Any, Final
@@ -15,7 +16,14 @@ from typing import Any, Final
 import orjson
 from fastapi import Request
 
-from api.errors import ContentTooLarge, Invalid, Malformed, TooSlow, UnsupportedMediaType
+from api.errors import (
+    ContentTooLarge,
+    Crowded,
+    Invalid,
+    Malformed,
+    TooSlow,
+    UnsupportedMediaType,
+)
 from api.schemas.problem import MAX_ERRORS, FieldError
 from api.settings import MAX_BODY_BYTES
 
@@ -27,6 +35,12 @@ _MAX_EXPLAINED: Final = 100_000
 
 _SECONDS: Final = 300.0
 """How long a body may take, however steadily it comes: it is held meanwhile."""
+
+_SMALL: Final = 256 << 10
+"""Bytes that any body may have: documents are accepted while large bodies crowd each other out."""
+
+_LARGE_TOGETHER: Final = 128 << 20
+"""Bytes that all bodies under way may have together, beyond `_SMALL` of each."""
 
 _GZIP: Final = zlib.MAX_WBITS | 16
 _PIECE: Final = 4 << 10  # what follows a member is copied, and members may be tiny
@@ -52,6 +66,7 @@ async def read(request: Request) -> bytes:
 
     Raises:
         ContentTooLarge: it has more than `MAX_BODY_BYTES`, packed or unpacked.
+        Crowded: it is large, and so are many others at the same time.
         Malformed: it says gzip and is none.
         TooSlow: it took too long to arrive.
         UnsupportedMediaType: it is packed in another way.
@@ -73,13 +88,39 @@ async def read(request: Request) -> bytes:
     return sent if encoding == "identity" else _unzip(sent)
 
 
+@dataclass(slots=True)
+class _Room:
+    """What large bodies have together, while they come in."""
+
+    held: int = 0
+
+    def take(self, size: int) -> None:
+        if self.held + size > _LARGE_TOGETHER:
+            raise Crowded
+        self.held += size
+
+    def give_back(self, size: int) -> None:
+        self.held -= size
+
+
+_room: Final = _Room()
+"""Of this process, which has one event loop."""
+
+
 async def _whole(request: Request) -> bytes:
     """Return the body as it is sent, up to as many bytes as it may have."""
     whole = bytearray()
-    async for chunk in request.stream():
-        whole += chunk
-        if len(whole) > MAX_BODY_BYTES:
-            raise _too_large()
+    taken = 0
+    try:
+        async for chunk in request.stream():
+            whole += chunk
+            if len(whole) > MAX_BODY_BYTES:
+                raise _too_large()
+            if (more := len(whole) - _SMALL - taken) > 0:
+                _room.take(more)
+                taken += more
+    finally:
+        _room.give_back(taken)
     return bytes(whole)
 
 

@@ -11,6 +11,7 @@
     ├── UnsupportedMediaType   415  the body's type or encoding is not one of ours
     ├── Invalid                422  a field is wrong; `errors` names it
     ├── TooManyRequests        429  the caller's key has used what it may
+    ├── Crowded                503  too many large bodies come in at the same time
     └── Interrupted            503  a part of the body was accepted; the detail says how to go on
 
 Errors of the domain, from `shared.errors`, get their status in `_DOMAIN`.
@@ -149,6 +150,18 @@ class TooManyRequests(Problem):
     def __init__(self, detail: str, seconds: int) -> None:
         """Say so, and after how many seconds it may go on."""
         super().__init__(detail, headers={"Retry-After": str(seconds)})
+
+
+class Crowded(Problem):
+    """Too many large bodies come in at the same time; the rest of this one is not waited for."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many large bodies come in at once, so nothing was accepted. Send it again.",
+            headers={"Retry-After": "1", "Connection": "close"},
+        )
 
 
 class Interrupted(Problem):

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Request
 
 from api import body
-from api.errors import ContentTooLarge, Invalid, Malformed, TooSlow, UnsupportedMediaType
+from api.errors import ContentTooLarge, Crowded, Invalid, Malformed, TooSlow, UnsupportedMediaType
 from api.settings import MAX_BODY_BYTES
 
 
@@ -89,6 +89,34 @@ class TestRead:
         with pytest.raises(TooSlow) as caught:
             asyncio.run(body.read(sent))
         assert caught.value.headers == {"Connection": "close"}
+
+    def test_large_bodies_have_so_much_together(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(body, "_SMALL", 10)
+        monkeypatch.setattr(body, "_LARGE_TOGETHER", 20)
+
+        async def together() -> None:
+            begun, end = asyncio.Event(), asyncio.Event()
+
+            async def receive() -> dict[str, Any]:
+                if begun.is_set():
+                    await end.wait()
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                begun.set()
+                return {"type": "http.request", "body": b"x" * 25, "more_body": True}
+
+            held = body.read(Request({"type": "http", "headers": []}, receive))
+            waiting = asyncio.ensure_future(held)
+            await begun.wait()
+            assert await body.read(request([b"x" * 10])) == b"x" * 10
+            assert await body.read(request([b"x" * 15])) == b"x" * 15
+            with pytest.raises(Crowded) as caught:
+                await body.read(request([b"x" * 10, b"x" * 6]))
+            assert caught.value.headers == {"Retry-After": "1", "Connection": "close"}
+            end.set()
+            assert await waiting == b"x" * 25
+
+        asyncio.run(together())
+        assert read([b"x" * 30]) == b"x" * 30  # they have all given back what they had
 
     def test_counts_what_is_packed_too(self) -> None:
         """Empty gzip files, one after the other, are nothing once they are unpacked."""

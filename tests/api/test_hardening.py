@@ -8,7 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -504,6 +504,27 @@ def test_a_hundred_bombs_that_do_not_end_are_not_unpacked(api: Api, client: http
         assert memory(api) - before < 64 * MIB
         for each in held:
             assert told(answer(each))[0] == 408
+
+
+def test_large_bodies_crowd_each_other_out_and_nobody_else(api: Api, client: httpx2.Client) -> None:
+    """They may have 128 MiB together: sixteen that lack their last byte, and no more."""
+    before = memory(api)
+    size = 8 * MIB
+    sent = head(Content_Type=JSON, Content_Length=size)
+    with ExitStack() as stack:
+        held = [stack.enter_context(connected(api)) for _ in range(20)]
+        for each in held:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                each.sendall(sent + b" " * (size - 1))
+        served(client)
+        assert memory(api) - before < 200 * MIB
+        for each in held[16:]:
+            status, headers, _ = told(each.recv(1 << 16))
+            assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        for each in held[:16]:
+            each.sendall(b"1")
+            assert told(each.recv(1 << 16))[0] == 422  # it is JSON, and no document
+    served(client)
 
 
 def test_empty_members_of_gzip_take_no_longer_than_full_ones(client: httpx2.Client) -> None:
