@@ -6,9 +6,7 @@ ratio of the rates shall be above 0.9.
 
 import argparse
 import sys
-import tempfile
 from itertools import cycle, islice
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -16,11 +14,8 @@ import orjson
 
 from benchmarks.load import post_all
 from benchmarks.pipe import CONNECTIONS, WARM_UP
-from benchmarks.stack import Stack, ours
+from benchmarks.stack import Stack, site
 from benchmarks.texts import texts
-from local.ports import free_ports
-from local.postgres import Postgres
-from local.rabbitmq import Ports, RabbitMQ
 from local.server import ServerError
 
 WANTED: Final = 0.9
@@ -37,15 +32,8 @@ def main() -> None:
         orjson.dumps({"content": each}) for each in islice(cycle(contents), options.documents)
     ]
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
-            Postgres(Path(folder) / "postgres", free_ports(1)[0]) as postgres,
-            RabbitMQ(Path(folder) / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
-        ):
-            pair = [
-                ours(Path(folder) / name, postgres, rabbitmq, name=name, keys=keys)
-                for name, keys in (("open", False), ("keys", True))
-            ]
+        with site() as servers:
+            pair = [servers.ours(name, keys=name == "keys") for name in ("open", "keys")]
             rounds = [[_accept(stack, bodies) for stack in pair] for _ in range(options.rounds)]
     except ServerError as error:
         sys.exit(f"postroom: {error}")

@@ -8,11 +8,9 @@ import argparse
 import asyncio
 import multiprocessing
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from time import perf_counter, sleep
 from typing import Final
 
@@ -21,11 +19,8 @@ import orjson
 import uvloop
 from uuid_utils.compat import uuid7
 
-from benchmarks.stack import Stack, ours
+from benchmarks.stack import Stack, site
 from benchmarks.texts import texts
-from local.ports import free_ports
-from local.postgres import Postgres
-from local.rabbitmq import Ports, RabbitMQ
 from local.server import ServerError, wait_until
 from shared.account import Account
 from shared.messages import BULK_QUEUE, INGEST, Message
@@ -50,28 +45,24 @@ def main() -> int:
     where, contents = texts()
     print(f"{where}; two worker children", flush=True)
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
-            Postgres(Path(folder) / "postgres", free_ports(1)[0]) as postgres,
-            RabbitMQ(Path(folder) / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
-        ):
-            stack = ours(Path(folder), postgres, rabbitmq, children=2)
-            with stack.api, stack.worker:
-                _measure(stack, contents[:500], rabbitmq.url.rpartition("/")[0] + "/ours", seconds)
+        with site() as servers:
+            stack = servers.ours()
+            with stack.api, stack.pair:
+                _measure(stack, contents[:500], seconds)
     except ServerError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _measure(stack: Stack, contents: list[str], broker_url: str, seconds: float) -> None:
+def _measure(stack: Stack, contents: list[str], seconds: float) -> None:
     url = stack.documents_url.replace("/documents", "/classify")
     if not wait_until(lambda: _ask(url, contents, 1, 0.1) is not None, 60):
         raise ServerError("the worker does not answer")
     for connections in CONNECTIONS:
         _say("idle", connections, _ask(url, contents, connections, seconds))
     stop = _SPAWN.Event()
-    flood = _SPAWN.Process(target=_flood, args=(broker_url, contents, stop))
+    flood = _SPAWN.Process(target=_flood, args=(stack.broker_url, contents, stop))
     flood.start()
     try:
         wait_until(lambda: stack.stored() > 10 * BULK_DOCUMENTS, 60)

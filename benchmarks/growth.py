@@ -14,9 +14,7 @@ Parts, each on servers of its own, in alternating rounds:
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -30,11 +28,8 @@ from uuid_utils.compat import uuid7
 from benchmarks import endurance
 from benchmarks.archive import Archive
 from benchmarks.load import post_all
-from benchmarks.stack import Drained, Program, Stack, beat_of, environment, ours
+from benchmarks.stack import Drained, Program, Site, Stack, beat_of, environment, site
 from benchmarks.texts import texts
-from local.ports import free_ports
-from local.postgres import Postgres
-from local.rabbitmq import Ports, RabbitMQ
 from local.server import ServerError, wait_until
 from shared.account import Account
 from shared.messages import INGEST, Document, describe
@@ -64,26 +59,12 @@ Figures = dict[str, float]
 Rounds = dict[str, list[Drained]]
 
 
-class Site:
-    """Servers, and stacks on them."""
-
-    def __init__(self, exits: ExitStack, folder: Path) -> None:
-        self.folder = folder
-        self.postgres = exits.enter_context(Postgres(folder / "postgres", free_ports(1)[0]))
-        rabbitmq = RabbitMQ(folder / "rabbitmq", Ports(*free_ports(4)))
-        self.rabbitmq = exits.enter_context(rabbitmq)
-
-    def stack(self, name: str = "ours") -> Stack:
-        """Return a stack on a database and a virtual host of its own."""
-        return ours(self.folder / name, self.postgres, self.rabbitmq, name=name)
-
-
-def children(site: Site, rounds: int) -> Figures:
+def children(place: Site, rounds: int) -> Figures:
     """Drain full queues with more and more children."""
-    stack, (_, contents) = site.stack(), texts()
+    stack, (_, contents) = place.ours(), texts()
     crews = {
         str(count): Program(
-            site.folder / f"crew-{count}",
+            place.folder / f"crew-{count}",
             ["worker"],
             environment(stack.database_url, stack.broker_url) | {"WORKER_CONCURRENCY": str(count)},
         )
@@ -97,9 +78,9 @@ def children(site: Site, rounds: int) -> Figures:
     return _medians("children", _in_turns(crews, drain, rounds))
 
 
-def messages(site: Site, rounds: int) -> Figures:
+def messages(place: Site, rounds: int) -> Figures:
     """Drain messages of more and more documents."""
-    stack, (_, contents) = site.stack(), texts()
+    stack, (_, contents) = place.ours(), texts()
 
     def drain(kind: tuple[int, int]) -> Drained:
         size, count = kind
@@ -110,9 +91,9 @@ def messages(site: Site, rounds: int) -> Figures:
     return _medians("messages", _in_turns(sizes, drain, rounds))
 
 
-def documents(site: Site, rounds: int) -> Figures:
+def documents(place: Site, rounds: int) -> Figures:
     """Drain larger and larger documents."""
-    stack, (_, posts) = site.stack(), texts()
+    stack, (_, posts) = place.ours(), texts()
 
     def drain(kind: tuple[int, int]) -> Drained:
         size, count = kind
@@ -124,10 +105,10 @@ def documents(site: Site, rounds: int) -> Figures:
     return _medians("documents", _in_turns(sizes, drain, rounds))
 
 
-def table(site: Site, rounds: int) -> Figures:
+def table(place: Site, rounds: int) -> Figures:
     """Store new documents in larger and larger tables."""
     _, contents = texts()
-    stacks = {str(rows): site.stack(f"rows{rows}") for rows in ROWS}
+    stacks = {str(rows): place.ours(f"rows{rows}") for rows in ROWS}
     for rows, stack in stacks.items():
         print(f"making {int(rows):,} documents", file=sys.stderr, flush=True)
         Archive(int(rows)).load(stack.database)
@@ -140,11 +121,11 @@ def table(site: Site, rounds: int) -> Figures:
     return _medians("table", _in_turns(stacks, drain, rounds, warm=True), compare=True)
 
 
-def queue(site: Site, rounds: int) -> Figures:
+def queue(place: Site, rounds: int) -> Figures:
     """Drain the same number of messages from longer and longer queues."""
     _, posts = texts()
     contents = list(islice(_cut(posts, 2_000), 1_000))
-    stacks = {str(length): site.stack(f"queue{length}") for length in WAITING}
+    stacks = {str(length): place.ours(f"queue{length}") for length in WAITING}
     lengths = {stack.name: int(length) for length, stack in stacks.items()}
     for stack in stacks.values():
         print(f"queueing {lengths[stack.name]:,} messages", file=sys.stderr, flush=True)
@@ -158,13 +139,13 @@ def queue(site: Site, rounds: int) -> Figures:
     return _medians("queue", _in_turns(stacks, drain, rounds, warm=True), compare=True)
 
 
-def disk(site: Site, rounds: int) -> Figures:  # noqa: ARG001  # nothing varies
+def disk(place: Site, rounds: int) -> Figures:  # noqa: ARG001  # nothing varies
     """Store and index documents; return megabytes per million of them."""
-    stack, (_, contents) = site.stack(), texts()
-    beat = beat_of(stack, site.folder)
-    empty, position = _folder_bytes(site.rabbitmq.folder), _value(stack, _POSITION)
+    stack, (_, contents) = place.ours(), texts()
+    beat = beat_of(stack, place.folder)
+    empty, position = _folder_bytes(place.rabbitmq.folder), _value(stack, _POSITION)
     _fill(stack, contents, _DISK_DOCUMENTS, _MESSAGE)
-    found: Figures = {"disk_queue": _folder_bytes(site.rabbitmq.folder) - empty}
+    found: Figures = {"disk_queue": _folder_bytes(place.rabbitmq.folder) - empty}
     with stack.pair, beat:
         done = "SELECT count(*) >= %s AND NOT EXISTS (SELECT FROM index_queue) FROM document_search"
         if not wait_until(lambda: bool(_value(stack, done, _DISK_DOCUMENTS)), _SECONDS):
@@ -181,10 +162,10 @@ def disk(site: Site, rounds: int) -> Figures:  # noqa: ARG001  # nothing varies
     return {f"{name}_mb_per_million": size / _DISK_DOCUMENTS for name, size in found.items()}
 
 
-def hour(site: Site, seconds: float) -> Figures:
+def hour(place: Site, seconds: float) -> Figures:
     """Keep a stack busy for an hour; return what memory each process has, early and late."""
     _, contents = texts()
-    return endurance.measure(site.stack(), site.folder, contents, seconds)
+    return endurance.measure(place.ours(), place.folder, contents, seconds)
 
 
 def _in_turns(
@@ -316,15 +297,11 @@ def main() -> None:
     options = parser.parse_args()
     for part in options.parts:
         try:
-            with (
-                tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
-                ExitStack() as exits,
-            ):
-                site = Site(exits, Path(folder))
+            with site() as place:
                 if part == "hour":
-                    found = hour(site, options.seconds)
+                    found = hour(place, options.seconds)
                 else:
-                    found = PARTS[part](site, options.rounds)
+                    found = PARTS[part](place, options.rounds)
         except (ServerError, psycopg2.Error) as error:
             sys.exit(f"postroom: {part}: {error}")
         for name, value in found.items():

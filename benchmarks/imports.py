@@ -9,7 +9,6 @@ with `Prefer: wait=5`, and single texts are classified, as somebody would who kn
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,7 +23,7 @@ import httpx2
 import orjson
 import psutil
 
-from benchmarks.stack import Stack, stacks
+from benchmarks.stack import Stack, site
 from benchmarks.texts import texts
 from local.server import ServerError
 
@@ -258,12 +257,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
     options = parser.parse_args()
     source, posts = texts()
-    with tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder:
-        try:
-            with stacks(Path(folder)) as (ours, _):
-                found = measure(ours, posts, options.lines, options.line_bytes)
-        except (ServerError, RuntimeError) as error:
-            sys.exit(f"postroom: {error}")
+    try:
+        with site() as servers:
+            found = measure(servers.ours(), posts, options.lines, options.line_bytes)
+    except (ServerError, RuntimeError) as error:
+        sys.exit(f"postroom: {error}")
     print(f"{source}; {os.cpu_count()} cores; one API process, two worker children")
     for name, value in found.items():
         print(f"{name:32}{value:>14,.1f}")

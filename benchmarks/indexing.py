@@ -6,21 +6,16 @@ without it. The ratio of the rates is what the index costs; it shall be above 0.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from itertools import cycle, islice
-from pathlib import Path
 from statistics import median
 from typing import Final
 
 import orjson
 
 from benchmarks.load import post_all
-from benchmarks.stack import Program, Stack, beat_of, ours
+from benchmarks.stack import Program, Stack, beat_of, site
 from benchmarks.texts import texts
-from local.ports import free_ports
-from local.postgres import Postgres
-from local.rabbitmq import Ports, RabbitMQ
 from local.server import ServerError, wait_until
 
 BATCH: Final = 100
@@ -36,13 +31,9 @@ def main() -> None:
     options = parser.parse_args()
     source, contents = texts()
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
-            Postgres(Path(folder) / "postgres", free_ports(1)[0]) as postgres,
-            RabbitMQ(Path(folder) / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
-        ):
-            stack = ours(Path(folder), postgres, rabbitmq)
-            beat = beat_of(stack, Path(folder))
+        with site() as servers:
+            stack = servers.ours()
+            beat = beat_of(stack, servers.folder)
             rates = [
                 tuple(_drain(stack, contents, options.documents, each) for each in (None, beat))
                 for _ in range(options.rounds)

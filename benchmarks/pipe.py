@@ -11,7 +11,6 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -23,7 +22,7 @@ import orjson
 
 from benchmarks import limits, service
 from benchmarks.load import latency, post_all
-from benchmarks.stack import Program, Stack, bare, stacks
+from benchmarks.stack import Program, Stack, bare, site
 from benchmarks.texts import texts
 from local.server import ServerError
 
@@ -214,13 +213,11 @@ class Limits:
 
 def measure(scale: Scale, contents: Sequence[str]) -> dict[str, float]:
     """Measure both stacks and the limits in turns, then ours in service; return all figures."""
-    with (
-        tempfile.TemporaryDirectory(prefix="postroom-bench-") as folder,
-        stacks(Path(folder)) as (our_stack, baseline_stack),
-    ):
+    with site() as servers:
+        our_stack, baseline_stack = servers.ours(), servers.baseline()
         ours = Bench(our_stack, contents, scale.ours, scale.single)
         baseline = Bench(baseline_stack, contents, scale.baseline, scale.single)
-        alone = Limits(Path(folder), our_stack, contents, scale.ours)
+        alone = Limits(servers.folder, our_stack, contents, scale.ours)
         for number in range(1, scale.rounds + 1):
             print(f"round {number} of {scale.rounds}", file=sys.stderr, flush=True)
             for bench in (ours, baseline):

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import psutil
@@ -238,70 +239,97 @@ class Stack:
             return cursor.fetchall() if cursor.description else []
 
 
+@dataclass(frozen=True)
+class Site:
+    """Servers that run, and a folder for what runs on them."""
+
+    folder: Path
+    postgres: Postgres
+    rabbitmq: RabbitMQ
+
+    def ours(self, name: str = "ours", *, keys: bool = True) -> Stack:
+        """Return a stack of ours, not yet started.
+
+        Args:
+            name: of the stack, its folder, its database and its virtual host.
+            keys: whether its API asks for keys; clients show one from now on.
+        """
+        folder = self.folder / name
+        env = environment(self.postgres.create_database(name), self.rabbitmq.create_vhost(name))
+        subprocess.run(
+            [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
+            env=clean_environment() | env,
+            check=True,
+        )
+        _let_in(env["DATABASE_URL"])
+        [port] = free_ports(1)
+        url = f"http://{LOOPBACK}:{port}"
+        api_env = env | {
+            "API_PORT": str(port),
+            "API_HOST": LOOPBACK,
+            "ROOT_PATH": "",
+            "AUTH": "on" if keys else "off",
+            "SECRET_KEY": token_hex(32),
+        }
+        return Stack(
+            name=name,
+            api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
+            worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": "1"}),
+            pair=Program(folder / "pair", ["worker"], env | {"WORKER_CONCURRENCY": "2"}),
+            documents_url=f"{url}/v1/documents",
+            database_url=env["DATABASE_URL"],
+            database=_look_into(env["DATABASE_URL"]),
+            servers={"postgres": self.postgres, "rabbitmq": self.rabbitmq},
+            broker_url=env["BROKER_URL"],
+            commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
+            " ORDER BY committed_at",
+            # Counting rows takes longer.
+            stored_sql="SELECT coalesce(sum(documents), 0) FROM ledger",
+            tables="documents, document_events, ledger, index_queue, document_search",
+        )
+
+    def baseline(self) -> Stack:
+        """Return the baseline, not yet started."""
+        name = "baseline"
+        folder = self.folder / name
+        env = environment(self.postgres.create_database(name), self.rabbitmq.create_vhost(name))
+        engine = create_engine(env["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:"))
+        Base.metadata.create_all(engine)
+        engine.dispose()
+        [port] = free_ports(1)
+        url = f"http://{LOOPBACK}:{port}"
+        api = ["benchmarks.baseline.api", str(port)]
+        worker = ["celery", "--app=benchmarks.baseline.worker", "worker"]
+        return Stack(
+            name=name,
+            api=Program(folder / "api", api, env, f"{url}/livez"),
+            worker=Program(folder / "worker", [*worker, "--concurrency=1"], env),
+            pair=Program(folder / "pair", [*worker, "--concurrency=2"], env),
+            documents_url=f"{url}/documents",
+            database_url=env["DATABASE_URL"],
+            database=_look_into(env["DATABASE_URL"]),
+            servers={"postgres": self.postgres, "rabbitmq": self.rabbitmq},
+            broker_url=env["BROKER_URL"],
+            commits_sql="SELECT 1, extract(epoch FROM created_at)::float8 FROM documents"
+            " ORDER BY created_at",
+            stored_sql="SELECT count(*) FROM documents",
+            tables="documents",
+        )
+
+
 @contextmanager
-def stacks(folder: Path) -> Iterator[tuple[Stack, Stack]]:
-    """Start PostgreSQL and RabbitMQ, and yield our stack and the baseline, not yet started.
+def site() -> Iterator[Site]:
+    """Start PostgreSQL and RabbitMQ in a temporary folder.
 
     Raises:
-        local.server.ServerError: one of the servers cannot be started.
+        local.server.ServerError: one of them cannot be started.
     """
     with (
-        Postgres(folder / "postgres", free_ports(1)[0]) as postgres,
+        TemporaryDirectory(prefix="postroom-bench-") as name,
+        Postgres((folder := Path(name)) / "postgres", free_ports(1)[0]) as postgres,
         RabbitMQ(folder / "rabbitmq", Ports(*free_ports(4))) as rabbitmq,
     ):
-        yield ours(folder, postgres, rabbitmq), _baseline(folder, postgres, rabbitmq)
-
-
-def ours(
-    folder: Path,
-    postgres: Postgres,
-    rabbitmq: RabbitMQ,
-    *,
-    children: int = 1,
-    name: str = "ours",
-    keys: bool = True,
-) -> Stack:
-    """Return our stack, not yet started, on servers that are.
-
-    Args:
-        folder: of its logs.
-        postgres: has its database.
-        rabbitmq: has its virtual host.
-        children: of its worker.
-        name: of the stack, its database and its virtual host.
-        keys: whether its API asks for keys; clients show one from now on.
-    """
-    env = environment(postgres.create_database(name), rabbitmq.create_vhost(name))
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "-c", "migrations/alembic.ini", "upgrade", "head"],
-        env=clean_environment() | env,
-        check=True,
-    )
-    _let_in(env["DATABASE_URL"])
-    [port] = free_ports(1)
-    url = f"http://{LOOPBACK}:{port}"
-    api_env = env | {
-        "API_PORT": str(port),
-        "API_HOST": LOOPBACK,
-        "ROOT_PATH": "",
-        "AUTH": "on" if keys else "off",
-        "SECRET_KEY": token_hex(32),
-    }
-    return Stack(
-        name=name,
-        api=Program(folder / "api", ["api"], api_env, f"{url}/readyz"),
-        worker=Program(folder / "worker", ["worker"], env | {"WORKER_CONCURRENCY": str(children)}),
-        pair=Program(folder / "pair", ["worker"], env | {"WORKER_CONCURRENCY": "2"}),
-        documents_url=f"{url}/v1/documents",
-        database_url=env["DATABASE_URL"],
-        database=_look_into(env["DATABASE_URL"]),
-        servers={"postgres": postgres, "rabbitmq": rabbitmq},
-        broker_url=env["BROKER_URL"],
-        commits_sql="SELECT documents, extract(epoch FROM committed_at)::float8 FROM ledger"
-        " ORDER BY committed_at",
-        stored_sql="SELECT coalesce(sum(documents), 0) FROM ledger",  # counting rows takes longer
-        tables="documents, document_events, ledger, index_queue, document_search",
-    )
+        yield Site(folder, postgres, rabbitmq)
 
 
 def _let_in(database_url: str) -> None:
@@ -312,32 +340,6 @@ def _let_in(database_url: str) -> None:
         store.create(session, Wanted("bench", [Scope.ADMIN]), _KEY)
     database.close()
     show(_KEY.value)
-
-
-def _baseline(folder: Path, postgres: Postgres, rabbitmq: RabbitMQ) -> Stack:
-    env = environment(postgres.create_database("baseline"), rabbitmq.create_vhost("baseline"))
-    engine = create_engine(env["DATABASE_URL"].replace("postgresql:", "postgresql+psycopg2:"))
-    Base.metadata.create_all(engine)
-    engine.dispose()
-    [port] = free_ports(1)
-    url = f"http://{LOOPBACK}:{port}"
-    api = ["benchmarks.baseline.api", str(port)]
-    worker = ["celery", "--app=benchmarks.baseline.worker", "worker"]
-    return Stack(
-        name="baseline",
-        api=Program(folder / "baseline-api", api, env, f"{url}/livez"),
-        worker=Program(folder / "baseline-worker", [*worker, "--concurrency=1"], env),
-        pair=Program(folder / "baseline-pair", [*worker, "--concurrency=2"], env),
-        documents_url=f"{url}/documents",
-        database_url=env["DATABASE_URL"],
-        database=_look_into(env["DATABASE_URL"]),
-        servers={"postgres": postgres, "rabbitmq": rabbitmq},
-        broker_url=env["BROKER_URL"],
-        commits_sql="SELECT 1, extract(epoch FROM created_at)::float8 FROM documents"
-        " ORDER BY created_at",
-        stored_sql="SELECT count(*) FROM documents",
-        tables="documents",
-    )
 
 
 def beat_of(stack: Stack, folder: Path) -> Program:
