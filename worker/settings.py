@@ -48,6 +48,9 @@ class WorkerSettings(SharedSettings):
     audit_days: int = Field(
         365, ge=1, le=36_500, description="days after which an entry of the audit log is purged"
     )
+    import_days: int = Field(
+        90, ge=1, le=36_500, description="days after which an import and its rejects are purged"
+    )
     worker_queues: Annotated[str, AfterValidator(_queues)] = Field(
         ",".join(QUEUES), description="queues to consume, with commas in between"
     )

@@ -229,6 +229,17 @@ def settle(session: Session) -> None:
         session.execute(_FINISH, {"ids": [str(each) for each in done]})
 
 
+def purge(session: Session, days: int, limit: int) -> int:
+    """Remove up to `limit` rows of imports that nothing was heard of for `days`; return how many.
+
+    Their rejects go first. The documents, and what the account says of them, stay.
+    """
+    rejects = session.execute(_PURGE_REJECTS, {"days": days, "limit": limit}).all()
+    left = limit - len(rejects)
+    imports = session.execute(_PURGE, {"days": days, "limit": left}).all() if left else []
+    return len(rejects) + len(imports)
+
+
 def get(session: Session, import_id: UUID) -> Seen | None:
     """Return an import."""
     row = session.get(Import, import_id)
@@ -402,6 +413,28 @@ _FINISH: Final = text("""
     UPDATE imports SET status = 'done', finished_at = now(), updated_at = now()
     WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'processing'
 """)
+
+# Locked, so that none of them goes on meanwhile; who does go on keeps them.
+_OLD: Final = """
+    old AS MATERIALIZED (
+        SELECT id FROM imports
+        WHERE status NOT IN ('receiving', 'processing')
+            AND updated_at < clock_timestamp() - make_interval(days => :days)
+        ORDER BY updated_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+"""
+
+_PURGE_REJECTS: Final = text(f"""
+    WITH {_OLD}
+    DELETE FROM import_rejects WHERE (import_id, line) IN (
+        SELECT r.import_id, r.line FROM import_rejects r JOIN old ON old.id = r.import_id
+        LIMIT :limit)
+    RETURNING line
+""")  # noqa: S608  # of our own words
+
+_PURGE: Final = text(f"""
+    WITH {_OLD}
+    DELETE FROM imports WHERE id IN (SELECT id FROM old) RETURNING id
+""")  # noqa: S608
 
 # As in the account of all producers; see `shared.store.ledger`.
 _COUNTS: Final = text("""

@@ -1,4 +1,4 @@
-"""Purge what is too old to matter: tombstones, faults of messages, statistics, audit entries."""
+"""Purge what is too old to matter: tombstones, faults of messages, statistics, audit, imports."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -7,7 +7,7 @@ import structlog
 
 from shared.db import Session
 from shared.messages import PURGE_TOMBSTONES
-from shared.store import audit, documents, message_faults, stats, workers
+from shared.store import audit, documents, imports, message_faults, stats, workers
 from worker.app import app, runtime
 
 _BATCH: Final = 5_000
@@ -26,6 +26,7 @@ def purge_tombstones() -> None:
             workers.purge(session)
         _all("tombstones purged", documents.purge_tombstones, settings.tombstone_days)
         _all("audit entries purged", audit.purge, settings.audit_days)
+        _all("imports purged", imports.purge, settings.import_days)
 
 
 def _all(event: str, purge: Callable[[Session, int, int], int], days: int) -> None:
