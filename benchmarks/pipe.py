@@ -36,8 +36,8 @@ RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 _LONGER: Final = 4
 """Times as many documents for two children: they work for as long as the baseline's then."""
 
-_MORE: Final = 2
-"""How often a round measures what takes seconds only (accepting: once more), as noise is large."""
+_TWICE: Final = 2
+"""How often a round measures what takes seconds only, as noise is large."""
 
 # Figure, what the table calls it, the baseline's figure, the limit's, and what is wanted.
 _ROWS: Final = (
@@ -196,9 +196,12 @@ class Limits:
         self.figures.add("bare", answered.rate)
         self.figures.add("bare_cpu_ms", 1000 * cpu / len(self._bodies))
 
-    def stages(self) -> None:
-        """Measure the other parts once."""
+    def parse(self) -> None:
+        """Parse and validate batches."""
         self.figures.add("parsed", limits.parse(self._contents, BIG_BATCH).rate)
+
+    def stages(self) -> None:
+        """Do the parts of a worker's work."""
         stages = {
             "predict": limits.predict(self._contents, 2),
             "store": limits.store_new(self._contents, 2, self._database.database_url),
@@ -223,15 +226,15 @@ def measure(scale: Scale, contents: Sequence[str]) -> dict[str, float]:
             for bench in (ours, baseline):
                 bench.singles()
             alone.bare()
-            for _ in range(_MORE):
-                ours.accept()
-                alone.bare()
+            ours.accept()
+            alone.bare()
             ours.batches()
-            for _ in range(_MORE):
+            for _ in range(_TWICE):
                 alone.stages()
                 ours.pair_batches()
             baseline.pair()
             ours.crowd()
+            alone.parse()
             ours.big_batches()
             for bench in (ours, baseline):
                 bench.idle()
