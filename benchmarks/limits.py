@@ -36,6 +36,8 @@ MESSAGE: Final = 100
 """Documents of a message."""
 
 _SECONDS: Final = 2.0
+_READY_SECONDS: Final = 60.0
+"""If one of them fails, the others must not wait for ever."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _meet(barrier: Barrier) -> None:
 def _alone(work: Callable[..., Iterator[int]], args: tuple[object, ...]) -> Stage:
     steps = work(*args)
     next(steps)  # once, before time counts
-    _all_ready.wait()
+    _all_ready.wait(_READY_SECONDS)
     done, begin, cpu = 0, time.perf_counter(), time.process_time()
     while (seconds := time.perf_counter() - begin) < _SECONDS:
         done += next(steps)
