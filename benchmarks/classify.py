@@ -19,6 +19,7 @@ import orjson
 import uvloop
 from uuid_utils.compat import uuid7
 
+from benchmarks.load import shown
 from benchmarks.stack import Stack, site
 from benchmarks.texts import texts
 from local.server import ServerError, wait_until
@@ -110,7 +111,7 @@ async def _ask_concurrently(
         nonlocal refused
         while perf_counter() < end:
             start = perf_counter()
-            async with session.post(url, data=next(bodies), headers=_JSON) as answer:
+            async with session.post(url, data=next(bodies), headers=_JSON | shown()) as answer:
                 await answer.read()
                 refused += answer.status != 200  # noqa: PLR2004  # the one good answer
             taken.append(perf_counter() - start)

@@ -23,6 +23,7 @@ import httpx2
 import orjson
 import psutil
 
+from benchmarks.load import shown
 from benchmarks.stack import Stack, site
 from benchmarks.texts import texts
 from local.server import ServerError
@@ -92,7 +93,7 @@ class Watch:
                 headers={"Prefer": "wait=5"},
             ),
         }
-        with httpx2.Client(base_url=self.url, trust_env=False) as client:
+        with httpx2.Client(base_url=self.url, headers=shown(), trust_env=False) as client:
             if "/v1/classify" in client.get("/openapi.json").json()["paths"]:
                 asks["classify"] = lambda client: client.post(
                     "/v1/classify", json={"content": "The shuttle will reach its orbit at noon."}
@@ -110,7 +111,9 @@ class Watch:
 
     def _ask(self, name: str, ask: Callable[[httpx2.Client], httpx2.Response]) -> None:
         taken = self.seconds.setdefault(name, [])
-        with httpx2.Client(base_url=self.url, timeout=30, trust_env=False) as client:
+        with httpx2.Client(
+            base_url=self.url, headers=shown(), timeout=30, trust_env=False
+        ) as client:
             while self.running.is_set():
                 start = time.perf_counter()
                 response = ask(client)
@@ -133,7 +136,7 @@ def measure(stack: Stack, posts: list[str], lines: int, line_bytes: int) -> dict
     url = stack.documents_url.removesuffix("/v1/documents")
     deadline = 60 + lines * _SECONDS_A_LINE
     with stack.api as api, stack.pair:
-        client = httpx2.Client(base_url=url, timeout=deadline, trust_env=False)
+        client = httpx2.Client(base_url=url, headers=shown(), timeout=deadline, trust_env=False)
         warm = _send(client, Body("warm-up", posts, _WARM_UP, line_bytes))
         _done(client, warm["id"], deadline)
         before = stack.stored()
